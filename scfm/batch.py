@@ -1,0 +1,82 @@
+"""The narrow waist: cells as tokens, packed. NumPy and torch arrays alike; imports neither.
+
+A batch of cells is one flat run of tokens; cell ``i`` owns ``offsets[i]:offsets[i + 1]``. No
+padding exists until an attention kernel wants it, so no result can depend on it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jaxtyping import Bool, Float, Int, Shaped
+
+
+@dataclass(frozen=True)
+class CellBatch:
+    """Cells ready for a model.
+
+    Attributes
+    ----------
+    gene_ids
+        Vocabulary ids. Within a cell: [CELL], [T], [S], then genes in ascending id.
+    values
+        What the model is shown: log1p of counts per 10,000 (nats) for genes, log10 of a total
+        count for [T] and [S], 0 for [CELL] and for targets, whose value the model must not see.
+    offsets
+        Token range of each cell.
+    is_target
+        True where the model must guess: hidden expressed genes and drawn zeros.
+    target_values
+        log1p of counts per 10,000 at the cell's raw depth; 0 where ``is_target`` is False.
+    library_size
+        Raw counts of the cell over all measured genes, in or out of the vocabulary.
+    source_depth, target_depth
+        log10 of the total count the shown values come from (S), and of the one wanted (T).
+    labels
+        Integer codes of obs columns, where a task needs them.
+    cell_index
+        Which cell of the run's data this is.
+    """
+
+    gene_ids: Int[Any, " token"]
+    values: Float[Any, " token"]
+    offsets: Int[Any, " bound"]
+    is_target: Bool[Any, " token"]
+    target_values: Float[Any, " token"]
+    library_size: Float[Any, " cell"]
+    source_depth: Float[Any, " cell"]
+    target_depth: Float[Any, " cell"]
+    cell_index: Int[Any, " cell"]
+    labels: Mapping[str, Shaped[Any, " cell"]] = field(default_factory=dict)
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.gene_ids)
+
+    def map(self, convert: Callable[[Any], Any]) -> "CellBatch":
+        """The same batch with every array passed through ``convert`` (to a device, to torch)."""
+        arrays = {name: convert(value) for name, value in vars(self).items() if name != "labels"}
+        return replace(self, **arrays, labels={k: convert(v) for k, v in self.labels.items()})
+
+
+@dataclass(frozen=True)
+class CellStates:
+    """What an encoder makes of a batch.
+
+    Attributes
+    ----------
+    tokens
+        Hidden states of the tokens the encoder saw (those with ``is_target`` False), packed.
+    offsets
+        Range of each cell in ``tokens``.
+    cell
+        One state per cell.
+    """
+
+    tokens: Float[Any, "visible d"]
+    offsets: Int[Any, " bound"]
+    cell: Float[Any, "cell d"]

@@ -1,0 +1,100 @@
+"""Arguments in, exit code out.
+
+0 done; 2 what the user can mend (one message on stderr, no traceback unless --debug); 1 our fault.
+"""
+
+import contextlib
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from scfm.cli import annotate, demo, embed, info, pretrain
+from scfm.errors import Interrupted, ScfmError, ScfmWarning
+
+app = typer.Typer(
+    name="scfm",
+    help="Foundation models of single-cell gene expression: pretrain, embed, annotate.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="--debug anywhere shows a traceback. Exit codes: 0 done, 2 mend the input, 1 our fault.",
+)
+for command in (demo, pretrain, embed, annotate, info):
+    app.command()(command.command)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    if version:
+        from scfm.version import __version__
+
+        print(f"scfm {__version__}")
+        raise typer.Exit
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of the console script."""
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    with _warnings_as_lines(debug):
+        sys.exit(_run(arguments, debug))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    try:
+        found = app(arguments, prog_name="scfm", standalone_mode=True)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    except ScfmError as error:
+        return _say(error, debug, 2)
+    except KeyboardInterrupt:
+        return _say(Interrupted("Stopped on request. No output was written."), debug, 2)
+    except BrokenPipeError:
+        return 1
+    except Exception as error:  # noqa: BLE001 the last resort: said to be ours, never swallowed
+        if debug:
+            traceback.print_exc()
+        print(
+            f"scfm: internal error: {type(error).__name__}: {error}\n"
+            "This is a fault of scfm. Run again with --debug and report the traceback.",
+            file=sys.stderr,
+        )
+        return 1
+    return int(found or 0)
+
+
+def _say(error: ScfmError, debug: bool, code: int) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"scfm: {error}", file=sys.stderr)
+    return code
+
+
+@contextlib.contextmanager
+def _warnings_as_lines(debug: bool) -> Iterator[None]:
+    """Our warnings as a line each; other libraries', meant for programmers, not at all."""
+    if debug:
+        yield
+        return
+
+    def show(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, ScfmWarning):
+            print(f"scfm: {message}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", ScfmWarning)
+        warnings.showwarning = show
+        yield
+
+
+if __name__ == "__main__":  # python -m scfm.cli.app, as torchrun starts it
+    main()

@@ -1,0 +1,106 @@
+"""Options that several commands share, and how they print."""
+
+import json
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Species(StrEnum):
+    auto = "auto"
+    human = "human"
+    mouse = "mouse"
+
+
+class Pool(StrEnum):
+    cell = "cell"
+    mean = "mean"
+    max = "max"
+    S = "S"
+    T = "T"
+
+
+Model = Annotated[str, typer.Option("--model", help="Model folder, run folder, or hub id.")]
+Out = Annotated[Path, typer.Option("--out", help="Where to write; replaced only when complete.")]
+BatchSize = Annotated[
+    int, typer.Option(min=1, help="Cells a forward pass; results do not depend on it.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Layer = Annotated[
+    str | None,
+    typer.Option(help="Where the raw counts are: X, raw, or a layer. Default: found and said."),
+]
+SpeciesOption = Annotated[Species, typer.Option(help="Whose genes these are.")]
+Orthologs = Annotated[
+    bool, typer.Option("--orthologs", help="Match mouse genes by one-to-one human orthologs.")
+]
+ExpectedCounts = Annotated[
+    bool, typer.Option("--expected-counts", help="Accept non-integer expected counts (RSEM).")
+]
+MinimumCoverage = Annotated[
+    float, typer.Option(help="Share of the counts on known genes below which data is refused.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line last.")]
+
+
+def input_config(
+    layer: str | None,
+    species: Species,
+    orthologs: bool,
+    expected_counts: bool,
+    minimum_coverage: float,
+) -> Any:
+    """The shared reading options as an InputConfig; ConfigError for an impossible one."""
+    from scfm.config import from_mapping
+    from scfm.tokens.inputs import InputConfig
+
+    settings = {
+        "layer": layer,
+        "species": str(species),
+        "orthologs": orthologs,
+        "expected_counts": expected_counts,
+        "minimum_coverage": minimum_coverage,
+    }
+    return from_mapping(InputConfig, settings, where="options")
+
+
+def say(text: object) -> None:
+    """A line for a person; stdout is kept for what was asked for."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(found: dict[str, Any]) -> None:
+    """The one machine-readable line."""
+    print(json.dumps(found), flush=True)
+
+
+class CellProgress:
+    """A bar on a terminal, a line every tenth elsewhere."""
+
+    def __init__(self, what: str):
+        self.what, self.bar, self.tenths = what, None, 0
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self.bar = Progress(console=Console(stderr=True))
+            self.task = self.bar.add_task(self.what, total=None)
+            self.bar.start()
+        return self.update
+
+    def update(self, done: int, total: int) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, total=total)
+        elif done * 10 // total > self.tenths:
+            self.tenths = done * 10 // total
+            say(f"{self.what} {done:,}/{total:,} cells")
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()

@@ -1,0 +1,118 @@
+"""A whole run as one typed object: strict YAML in, frozen dataclasses out.
+
+in   a config's name or path, and ``a.b=c`` overrides
+out  the dataclass, or a ConfigError that names the key, what it may be, and the nearest known one
+
+The dataclasses lie beside what they configure; this module knows none of them. pydantic checks
+the types.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from scfm.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+def load_config(cls: type[Config], name: str, overrides: Iterable[str] = ()) -> Config:
+    """The config called ``name`` (shipped, or a path to a YAML file), with overrides applied."""
+    path = find_config(name)
+    try:
+        settings = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold 'key: value' lines, got {type(settings).__name__}.")
+    for override in overrides:
+        _apply(settings, override)
+    return from_mapping(cls, settings, where=str(path))
+
+
+def from_mapping(cls: type[Config], settings: Mapping[str, Any], *, where: str) -> Config:
+    """Check a mapping against a dataclass, nested ones included."""
+    _refuse_unknown_keys(cls, settings, "", where)
+    try:
+        return TypeAdapter(cls).validate_python(settings)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(map(_in_words, error.errors()))) from error
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Plain values for YAML and JSON; the inverse of ``from_mapping``."""
+    return TypeAdapter(type(config)).dump_python(config, mode="json")
+
+
+def to_yaml(config: Any) -> str:
+    """The whole config with every default written out."""
+    return yaml.safe_dump(to_mapping(config), sort_keys=False)
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Configs that travel with the package, by name."""
+    folder = Path(str(files("scfm"))) / "configs"
+    if not folder.is_dir():  # a development checkout: the wheel moves them into the package
+        folder = folder.parents[1] / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_config(name: str) -> Path:
+    """A path as it is, or a shipped config's name. Raises ConfigError with the names there are."""
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if path.exists():
+            return path
+        raise ConfigError(f"There is no config file {path}.")
+    known = shipped_configs()
+    if name not in known:
+        raise ConfigError(
+            f"There is no config '{name}'.{_nearest(name, known)} Known are {', '.join(known)}; "
+            "or give a path that ends in .yaml."
+        )
+    return known[name]
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes a.b=c, got '{override}'.")
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        settings = settings.setdefault(parent, {})
+        if not isinstance(settings, dict):
+            raise ConfigError(f"--set {override}: '{parent}' is a value, not a section.")
+    settings[last] = yaml.safe_load(text)
+
+
+def _refuse_unknown_keys(cls: Any, settings: Any, prefix: str, where: str) -> None:
+    if not dataclasses.is_dataclass(cls) or not isinstance(settings, Mapping):
+        return
+    hints = get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key, value in settings.items():
+        if key not in known:
+            raise ConfigError(
+                f"{where}: unknown key '{prefix}{key}'.{_nearest(str(key), known, prefix)} "
+                f"{'Section ' + prefix[:-1] if prefix else 'A run'} has: {', '.join(known)}."
+            )
+        _refuse_unknown_keys(hints[key], value, f"{prefix}{key}.", where)
+
+
+def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{prefix}{close[0]}'?" if close else ""
+
+
+def _in_words(error: Mapping[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    reason = str(error["msg"]).removeprefix("Value error, ")
+    if not place or reason.startswith(place.split(".")[0]):
+        return reason
+    return f"{place}: {reason}, got {error['input']!r}"

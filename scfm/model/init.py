@@ -1,0 +1,39 @@
+"""Where every weight begins. The only place that draws one.
+
+Normal with the sizes' ``initializer_range``; matrices that write into the residual stream are
+divided by sqrt(2 x depth) (Radford et al. 2019, GPT-2), so that its variance does not grow with
+depth; norms at one, biases at zero. The value embedding's first layer is spread over the range
+that log1p values take, so that the bins differ before anything is learned.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+from scfm.model.blocks import Attention, SwiGLU
+from scfm.model.config import ModelSizes
+from scfm.model.embed import ValueEmbedding
+
+LARGEST_VALUE = 9.3  # log1p(1e4): the most a gene can be
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, sizes: ModelSizes) -> None:
+    """Set one module's own parameters; transformers walks the tree, children first."""
+    std = sizes.initializer_range
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=std)
+    elif isinstance(module, nn.RMSNorm):
+        nn.init.ones_(module.weight)
+    elif isinstance(module, ValueEmbedding):
+        nn.init.normal_(module.bins, std=std)
+        nn.init.uniform_(module.spread.weight, -1.0, 1.0)
+        nn.init.uniform_(module.spread.bias, -LARGEST_VALUE / 2, LARGEST_VALUE / 2)
+    elif isinstance(module, (Attention, SwiGLU)):
+        depth = sizes.n_layers + sizes.n_decoder_layers
+        nn.init.normal_(module.out.weight, std=std / math.sqrt(2 * depth))

@@ -1,0 +1,27 @@
+"""Predicted and true values of hidden genes -> loss.
+
+in   prediction, target (n_targets,) in log1p(cp10k), and which cell each target belongs to
+out  a scalar
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def mean_squared_error(
+    prediction: Float[Tensor, " target"],
+    target: Float[Tensor, " target"],
+    cell_of: Int[Tensor, " target"],
+    n_cells: int,
+) -> Float[Tensor, ""]:
+    """Squared error, averaged over a cell's targets and then over cells, in float32.
+
+    Averaged in this order the loss of a global batch is the plain mean of its parts' losses,
+    however cells are dealt to processes and accumulation steps, though cells have different
+    numbers of targets. A cell without targets adds zero.
+    """
+    squared = (prediction.float() - target.float()).square()
+    total = squared.new_zeros(n_cells).index_add(0, cell_of, squared)
+    count = squared.new_zeros(n_cells).index_add(0, cell_of, torch.ones_like(squared))
+    return (total / count.clamp_min(1)).mean()

@@ -1,0 +1,273 @@
+"""scfm.tl.annotate, and the same for a file: labels from a reference, by neighbours in embedding.
+
+in   query and labelled reference (AnnData or paths), a model
+out  obs["scfm_cell_type"], obs["scfm_confidence"], obs["scfm_runner_up"]; settings in uns["scfm"]
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scfm.data.genes import GeneReport
+from scfm.data.write import SafeFile, put_obs, write_annotated
+from scfm.errors import LabelError
+from scfm.model.pretrained import Pooling, ScfmModel
+from scfm.tasks.embedding import embed_cells
+from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig, NeighbourPrediction
+from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tools.embedding import (
+    checked_batch_size,
+    embed_settings,
+    embed_source,
+    model_id,
+    new_embedding,
+    vocab_of,
+    write_settings,
+)
+from scfm.tools.loading import as_model
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+UNKNOWN = "unknown"
+EMBEDDING = "X_scfm"
+
+
+@dataclass(frozen=True)
+class AnnotationSummary:
+    """How many cells got which label, and what stands behind it."""
+
+    n_cells: int
+    cells: Mapping[str, int]  # by label, "unknown" among them
+    n_reference: int
+    left_out: Mapping[str, int]  # reference cells, by reason
+    genes: GeneReport
+
+    def __str__(self) -> str:
+        width = max(map(len, self.cells), default=0)
+        lines = [f"{self.n_cells:,} cells labelled by {self.n_reference:,} reference cells"]
+        for label, n in sorted(self.cells.items(), key=lambda item: (-item[1], item[0])):
+            lines.append(f"  {label:<{width}}  {n:>8,}  {n / self.n_cells:>6.1%}")
+        lines += [f"  reference cells left out ({why}): {n:,}" for why, n in self.left_out.items()]
+        return "\n".join([*lines, str(self.genes)])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "genes": self.genes.to_dict()}
+
+
+def annotate(
+    adata: "AnnData",
+    model: ScfmModel | str | Path,
+    *,
+    reference: "AnnData | str | Path",
+    label_key: str,
+    key_added: str = "scfm",
+    n_neighbours: int = 15,
+    min_confidence: float = 0.5,
+    pooling: Pooling = "cell",
+    batch_size: int = 64,
+    layer: str | None = None,
+    species: str = "auto",
+    orthologs: bool = False,
+    minimum_coverage: float = 0.5,
+    copy: bool = False,
+) -> "AnnData | None":
+    """Label every cell by its nearest neighbours in a labelled reference.
+
+    Both are embedded with the model (``layer``, ``species`` and ``orthologs`` say how the query
+    is read; the reference's counts are found by themselves); cosine neighbours vote, weighted by
+    distance. A cell is "unknown" where the vote is split below ``min_confidence``, or where it is
+    less like the reference than 99 % of the reference's own cells are.
+
+    Parameters
+    ----------
+    reference
+        Labelled cells with raw counts; a path may be of any readable format.
+    label_key
+        Column of the reference's obs. Cells without a label do not vote.
+    key_added
+        Prefix of the obs columns.
+
+    Returns
+    -------
+    The copy if ``copy``, else None: ``adata`` gains ``obs[f"{key_added}_cell_type"]``
+    (categorical), ``obs[f"{key_added}_confidence"]`` (0 to 1), ``obs[f"{key_added}_runner_up"]``,
+    ``obsm["X_scfm"]`` and ``uns["scfm"][key_added]``.
+
+    Raises LabelError where the reference has no such column or no labels.
+    """
+    adata = adata.copy() if copy else adata
+    model = as_model(model)
+    voters = fit_reference(
+        model,
+        reference,
+        label_key,
+        NeighbourConfig(n_neighbours=n_neighbours, min_confidence=min_confidence),
+        pooling=pooling,
+        batch_size=batch_size,
+    )
+    config = InputConfig(
+        layer=layer,
+        species=species,  # pyright: ignore[reportArgumentType]  # checked by align
+        orthologs=orthologs,
+        minimum_coverage=minimum_coverage,
+    )
+    member, report = open_input(adata, vocab_of(model), config)
+    kept = _kept_embedding(adata, model, pooling)
+    adata.obsm[EMBEDDING] = (
+        kept if kept is not None else embed_source(model, member, pooling, None, batch_size)
+    )
+    columns = obs_columns(voters.predict(np.asarray(adata.obsm[EMBEDDING])), key_added, voters.classes)
+    for name in columns:
+        adata.obs[name] = (
+            columns[name].to_numpy()
+            if name.endswith("_confidence")
+            else pd.Series(columns[name].array, index=adata.obs_names)
+        )
+    settings = {
+        EMBEDDING: embed_settings(model, member, report, pooling, None),
+        key_added: annotate_settings(voters, reference, label_key, model),
+    }
+    adata.uns["scfm"] = {**adata.uns.get("scfm", {}), **settings}
+    return adata if copy else None
+
+
+def annotate_file(
+    path: str | Path,
+    model: ScfmModel | str | Path,
+    out: str | Path,
+    *,
+    reference: "AnnData | str | Path",
+    label_key: str,
+    key_added: str = "scfm",
+    n_neighbours: int = 15,
+    min_confidence: float = 0.5,
+    pooling: Pooling = "cell",
+    batch_size: int = 64,
+    config: InputConfig | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> AnnotationSummary:
+    """Label a file's cells in a new h5ad that holds everything the old one did.
+
+    The file is read in chunks; what grows with it are the label and two numbers a cell.
+    """
+    model = as_model(model)
+    voters = fit_reference(
+        model,
+        reference,
+        label_key,
+        NeighbourConfig(n_neighbours=n_neighbours, min_confidence=min_confidence),
+        pooling=pooling,
+        batch_size=batch_size,
+    )
+    member, report = open_input(path, vocab_of(model), config or InputConfig(), backed=True)
+    source, parts = member.source, []
+
+    def write(file: SafeFile) -> None:
+        target = new_embedding(file, EMBEDDING, source.n_cells, model.config.sizes.d_model)
+        for cells, embedded in embed_cells(
+            model, member, batch_size=checked_batch_size(batch_size), pooling=pooling
+        ):
+            target[cells[0] : cells[-1] + 1] = embedded
+            file.check()
+            parts.append(obs_columns(voters.predict(embedded), key_added, voters.classes))
+            on_progress(int(cells[-1]) + 1, source.n_cells)
+        put_obs(file, pd.concat(parts, ignore_index=True))
+        write_settings(file, EMBEDDING, embed_settings(model, member, report, pooling, None))
+        write_settings(file, key_added, annotate_settings(voters, reference, label_key, model))
+
+    write_annotated(source, out, write)
+    found = Counter(label for part in parts for label in part[f"{key_added}_cell_type"])
+    return AnnotationSummary(
+        n_cells=source.n_cells,
+        cells=dict(found),
+        n_reference=len(voters.codes),
+        left_out=dict(voters.dropped),
+        genes=report,
+    )
+
+
+def fit_reference(
+    model: ScfmModel,
+    reference: "AnnData | str | Path",
+    label_key: str,
+    config: NeighbourConfig,
+    *,
+    pooling: Pooling = "cell",
+    batch_size: int = 64,
+) -> NeighbourClassifier:
+    """Embed the reference, unless this model has done so, and let its labelled cells vote."""
+    embedded = _kept_embedding(reference, model, pooling)
+    if embedded is not None and not isinstance(reference, (str, Path)):
+        return NeighbourClassifier.fit(
+            embedded, reference_labels(reference.obs, "AnnData", label_key), config
+        )
+    member, _ = open_input(reference, vocab_of(model), InputConfig())
+    labels = reference_labels(member.source.obs, member.source.name, label_key)
+    embedded = embed_source(model, member, pooling, None, batch_size)
+    return NeighbourClassifier.fit(embedded, labels, config)
+
+
+def _kept_embedding(adata: Any, model: ScfmModel, pooling: Pooling) -> np.ndarray | None:
+    """The embedding an AnnData already holds, if these very weights made it in the same way."""
+    if isinstance(adata, (str, Path)) or EMBEDDING not in adata.obsm:
+        return None
+    made = adata.uns.get("scfm", {}).get(EMBEDDING, {})
+    wanted = {"weights_sha256": model_id(model), "pooling": pooling, "target_depth": "source"}
+    is_same = bool(model_id(model)) and all(made.get(k) == v for k, v in wanted.items())
+    return np.asarray(adata.obsm[EMBEDDING]) if is_same else None
+
+
+def reference_labels(obs: Any, name: str, label_key: str) -> np.ndarray:
+    """The reference's labels, one a cell. Raises LabelError where there are none."""
+    if label_key not in obs:
+        known = ", ".join(map(str, obs.columns)) or "no columns at all"
+        raise LabelError(
+            f"The reference {name} has no obs column '{label_key}'; it has {known}. "
+            "Name one that holds cell types: label_key=... or --label."
+        )
+    labels: pd.Series = obs[label_key]
+    if bool(labels.isna().all()):
+        raise LabelError(
+            f"Column '{label_key}' of the reference {name} labels none of its "
+            f"{len(obs):,} cells. Give a reference with labels, or another --label."
+        )
+    return labels.astype(object).to_numpy()
+
+
+def obs_columns(
+    found: NeighbourPrediction, key_added: str, classes: tuple[str, ...]
+) -> pd.DataFrame:
+    """What is said of each cell, as obs columns."""
+    return pd.DataFrame(
+        {
+            f"{key_added}_cell_type": pd.Categorical(
+                found.labels(UNKNOWN), categories=[*classes, *[UNKNOWN][: UNKNOWN not in classes]]
+            ),
+            f"{key_added}_confidence": found.confidence.astype(np.float32),
+            f"{key_added}_runner_up": pd.Categorical(
+                [name or None for name in found.runner_up], categories=list(classes)
+            ),
+        }
+    )
+
+
+def annotate_settings(
+    voters: NeighbourClassifier, reference: Any, label_key: str, model: ScfmModel
+) -> dict[str, Any]:
+    """How the labels came about, for uns."""
+    name = str(reference) if isinstance(reference, (str, Path)) else "AnnData"
+    return {
+        "reference": name,
+        "label_key": label_key,
+        "n_reference": len(voters.codes),
+        "classes": list(voters.classes),
+        "min_similarity": float(voters.min_similarity),
+        "weights_sha256": model_id(model),
+        **asdict(voters.config),
+    }

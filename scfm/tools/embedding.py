@@ -1,0 +1,193 @@
+"""scfm.tl.embed, and the same for a file that need not fit in memory.
+
+in   AnnData or a path, a model
+out  obsm["X_scfm"], settings and gene report in uns["scfm"]
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from scfm.data.genes import GeneReport
+from scfm.data.write import SafeFile, put, write_annotated
+from scfm.errors import ConfigError
+from scfm.model.pretrained import Pooling, ScfmModel
+from scfm.tasks.embedding import embed_cells
+from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tokens.pool import PoolMember
+from scfm.tokens.vocab import GeneVocab
+from scfm.tools.loading import as_model
+from scfm.version import __version__
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def embed(
+    adata: "AnnData",
+    model: ScfmModel | str | Path,
+    *,
+    key_added: str = "X_scfm",
+    pooling: Pooling = "cell",
+    target_depth: float | None = None,
+    batch_size: int = 64,
+    layer: str | None = None,
+    species: str = "auto",
+    orthologs: bool = False,
+    minimum_coverage: float = 0.5,
+    copy: bool = False,
+) -> "AnnData | None":
+    """Embed every cell; the AnnData may be backed.
+
+    Parameters
+    ----------
+    adata
+        Raw counts in X, ``layers["counts"]`` or ``raw``; they are found, or refused.
+    model
+        From :func:`scfm.load`, or a path or hub id.
+    key_added
+        Where in ``obsm`` the (n_cells, d_model) float32 embedding goes.
+    pooling
+        "cell" (default), "mean", "max", "S" or "T".
+    target_depth
+        log10 of the total count asked for (T); None: each cell's own.
+    layer
+        "X", "raw" or a layer's name, to say where the raw counts are.
+    orthologs
+        Match mouse genes through one-to-one human orthologs.
+
+    Returns
+    -------
+    The copy if ``copy``, else None: ``adata`` gains ``obsm[key_added]`` and
+    ``uns["scfm"][key_added]``.
+    """
+    adata = adata.copy() if copy else adata
+    model = as_model(model)
+    config = InputConfig(
+        layer=layer,
+        species=species,  # pyright: ignore[reportArgumentType]  # checked by align
+        orthologs=orthologs,
+        minimum_coverage=minimum_coverage,
+    )
+    member, report = open_input(adata, vocab_of(model), config)
+    adata.obsm[key_added] = embed_source(model, member, pooling, target_depth, batch_size)
+    settings = embed_settings(model, member, report, pooling, target_depth)
+    adata.uns["scfm"] = {**adata.uns.get("scfm", {}), key_added: settings}
+    return adata if copy else None
+
+
+def embed_source(
+    model: ScfmModel,
+    member: PoolMember,
+    pooling: Pooling,
+    target_depth: float | None,
+    batch_size: int,
+) -> Float[np.ndarray, "cell d"]:
+    """All cells of an opened input in one array."""
+    found = np.empty((member.source.n_cells, model.config.sizes.d_model), dtype=np.float32)
+    for cells, embedded in embed_cells(
+        model,
+        member,
+        batch_size=checked_batch_size(batch_size),
+        pooling=pooling,
+        target_depth=target_depth,
+    ):
+        found[cells] = embedded
+    return found
+
+
+def embed_file(
+    path: str | Path,
+    model: ScfmModel | str | Path,
+    out: str | Path,
+    *,
+    key_added: str = "X_scfm",
+    pooling: Pooling = "cell",
+    target_depth: float | None = None,
+    batch_size: int = 64,
+    config: InputConfig | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> GeneReport:
+    """Embed a file into a new h5ad that holds everything the old one did.
+
+    The matrix is read in chunks and the embedding written as it is made, so memory does not grow
+    with the number of cells. ``out`` appears when it is complete, or stays what it was.
+    """
+    model = as_model(model)
+    member, report = open_input(path, vocab_of(model), config or InputConfig(), backed=True)
+    settings = embed_settings(model, member, report, pooling, target_depth)
+
+    def write(file: SafeFile) -> None:
+        target = new_embedding(file, key_added, member.source.n_cells, model.config.sizes.d_model)
+        for cells, embedded in embed_cells(
+            model,
+            member,
+            batch_size=checked_batch_size(batch_size),
+            pooling=pooling,
+            target_depth=target_depth,
+        ):
+            target[cells[0] : cells[-1] + 1] = embedded
+            file.check()  # a full disk is heard of now, not after the last cell
+            on_progress(int(cells[-1]) + 1, member.source.n_cells)
+        write_settings(file, key_added, settings)
+
+    write_annotated(member.source, out, write)
+    return report
+
+
+def new_embedding(file: SafeFile, key: str, n_cells: int, d: int) -> Any:
+    """An empty obsm array, as anndata would have written it."""
+    if "obsm" not in file:
+        put(file, "obsm", {})
+    obsm: Any = file["obsm"]
+    if key in obsm:
+        del obsm[key]
+    array = obsm.create_dataset(key, shape=(n_cells, d), dtype=np.float32)
+    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    return array
+
+
+def write_settings(file: SafeFile, key: str, settings: dict[str, Any]) -> None:
+    """Settings into uns["scfm"][key], beside what is there."""
+    for group in ("uns", "uns/scfm"):
+        if group not in file:
+            put(file, group, {})
+    put(file, f"uns/scfm/{key}", settings)
+
+
+def embed_settings(
+    model: ScfmModel,
+    member: PoolMember,
+    report: GeneReport,
+    pooling: Pooling,
+    target_depth: float | None,
+) -> dict[str, Any]:
+    """What made an embedding: enough to make it again, and to see that two belong together."""
+    return {
+        "scfm_version": __version__,
+        "weights_sha256": model_id(model),
+        "pooling": pooling,
+        "target_depth": "source" if target_depth is None else float(target_depth),
+        "counts_from": member.source.counts_from,
+        "genes": report.to_dict(),
+    }
+
+
+def model_id(model: ScfmModel) -> str:
+    """The hash of the weights file a model was loaded from; "" for one never saved."""
+    return str(model.provenance.get("weights_sha256", ""))
+
+
+def vocab_of(model: ScfmModel) -> GeneVocab:
+    """Its genes."""
+    assert model.vocab is not None, "models are loaded or built with a vocabulary"
+    return model.vocab
+
+
+def checked_batch_size(batch_size: int) -> int:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}.")
+    return batch_size

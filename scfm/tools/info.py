@@ -1,0 +1,95 @@
+"""What is in a model folder or a file of cells. Loads no torch.
+
+in   a path
+out  a JSON-ready mapping, and the same in words
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from scfm.data.genes import GeneReport
+from scfm.model.folder import CONFIG, VOCAB, WEIGHTS, find_model, read_provenance
+from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tokens.vocab import GeneVocab
+
+
+def describe(
+    path: str | Path, *, layer: str | None = None, species: Any = "auto", orthologs: bool = False
+) -> dict[str, Any]:
+    """A model's sizes and provenance, or a file's cells, counts and gene coverage.
+
+    Coverage is against the default human vocabulary, is shown whatever it is and refuses nothing.
+    """
+    folder = Path(path)
+    if (folder / CONFIG).exists() or (folder / "model" / CONFIG).exists():
+        return describe_model(folder)
+    config = InputConfig(layer=layer, species=species, orthologs=orthologs, minimum_coverage=0.0)
+    member, report = open_input(path, GeneVocab.human(), config, backed=True)
+    return {
+        "kind": "cells",
+        "path": str(path),
+        "n_cells": member.source.n_cells,
+        "n_columns": len(member.source.var),
+        "counts_from": member.source.counts_from,
+        "obs": [str(column) for column in member.source.obs.columns],
+        "genes": report.to_dict(),
+    }
+
+
+def describe_model(path: Path) -> dict[str, Any]:
+    """Sizes, parameters, vocabulary and provenance; the weights are checked against their hash."""
+    folder = find_model(path)
+    provenance, vocab = read_provenance(folder), GeneVocab.load(folder / VOCAB)
+    config = json.loads((folder / CONFIG).read_text())
+    shapes = _shapes(folder / WEIGHTS)
+    return {
+        "kind": "model",
+        "path": str(folder),
+        "architecture": config["architecture"],
+        "n_parameters": sum(math.prod(shape) for shape in shapes.values()),
+        "n_genes": vocab.n_genes,
+        "vocab_hash": vocab.hash,
+        "max_genes": config["max_genes"],
+        "provenance": provenance,
+    }
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """The mapping of ``describe`` as a few lines for a person."""
+    return _model_in_words(found) if found["kind"] == "model" else _cells_in_words(found)
+
+
+def _cells_in_words(found: dict[str, Any]) -> str:
+    return "\n".join(
+        [
+            f"{found['path']}: {found['n_cells']:,} cells x {found['n_columns']:,} columns",
+            f"raw counts in {found['counts_from']}",
+            f"obs: {', '.join(found['obs']) or 'no columns'}",
+            str(GeneReport.from_dict(found["genes"])),
+        ]
+    )
+
+
+def _model_in_words(found: dict[str, Any]) -> str:
+    made, sizes = found["provenance"], found["architecture"]
+    lines = [
+        f"{found['path']}: scfm model, {found['n_parameters']:,} parameters",
+        f"width {sizes['d_model']}, {sizes['n_layers']} layers, {sizes['n_heads']} heads",
+        f"{found['n_genes']:,} genes, vocabulary {found['vocab_hash'][:12]}",
+        f"weights sha256 {made['weights_sha256'][:12]}, as saved",
+        f"made by {made.get('made_by', 'unknown')}, {made.get('steps', 0):,} steps",
+    ]
+    data = made.get("data", {})
+    if data:
+        lines.append(f"trained on {data['n_cells'] - data['n_held_out']:,} cells of:")
+        lines += [f"  {name}  sha256 {digest[:12]}" for name, digest in data["files"].items()]
+    return "\n".join(lines)
+
+
+def _shapes(weights: Path) -> dict[str, list[int]]:
+    """Tensor shapes from a safetensors header, without reading a tensor."""
+    with weights.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}

@@ -1,0 +1,42 @@
+"""A name -> a model ready to use."""
+
+from pathlib import Path
+
+import torch
+
+from scfm.errors import ConfigError
+from scfm.model.pretrained import ScfmModel
+
+
+def load(source: str | Path, *, device: str = "auto") -> ScfmModel:
+    """Load a model folder, a run folder of ``scfm pretrain``, or a hub id.
+
+    Parameters
+    ----------
+    device
+        "auto" takes a GPU where there is one; else a torch device name.
+
+    Raises ModelError where anything is missing or altered. Nothing from the folder is executed.
+    """
+    model = ScfmModel.from_pretrained(source)
+    return model.to(choose_device(device))  # pyright: ignore[reportArgumentType]
+
+
+def choose_device(name: str) -> torch.device:
+    """A torch device; ConfigError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"Device '{name}' cannot be used here: {str(error).splitlines()[0]} "
+            "Try --device auto or --device cpu."
+        ) from error
+    return device
+
+
+def as_model(model: ScfmModel | str | Path) -> ScfmModel:
+    """Models pass, paths and ids are loaded."""
+    return model if isinstance(model, ScfmModel) else load(model)

@@ -1,0 +1,73 @@
+"""Parameters -> optimiser and learning-rate schedule.
+
+in   a module's parameters, the number of optimiser steps
+out  AdamW and a per-step schedule: linear warm-up, then a cosine to ``final_lr_share``
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warm-up and cosine decay."""
+
+    lr: float = 1e-3  # the peak
+    weight_decay: float = 0.05  # matrices only: norms, biases and embeddings are spared
+    beta1: float = 0.9
+    beta2: float = 0.98
+    warmup_steps: int = 100
+    final_lr_share: float = 0.05
+    gradient_clip: float = 1.0  # global norm; 0 turns clipping off
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"optim.lr must be positive, got {self.lr}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optim.warmup_steps must be at least 0, got {self.warmup_steps}")
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+    """Two groups: weights of linear layers decay; embeddings, norms and biases do not.
+
+    A rare gene's embedding gets a gradient only when the gene is seen; decay would pull it to
+    zero in between.
+    """
+    decayed, spared = [], []
+    for layer in module.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            is_matrix = isinstance(layer, nn.Linear) and name == "weight"
+            (decayed if is_matrix else spared).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": spared, "weight_decay": 0.0},
+    ]
+
+
+def lr_share(step: int, warmup_steps: int, total_steps: int, final_share: float) -> float:
+    """The learning rate at an optimiser step, as a share of the peak."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return final_share + (1 - final_share) * cosine
+
+
+def build_optimizer(
+    module: nn.Module, config: OptimConfig, total_steps: int
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
+    """AdamW and its schedule, to be stepped once an optimiser step."""
+    optimizer = torch.optim.AdamW(
+        parameter_groups(module, config.weight_decay),
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+    )
+    warmup = min(config.warmup_steps, total_steps // 2)
+    schedule = LambdaLR(
+        optimizer, lambda step: lr_share(step, warmup, total_steps, config.final_lr_share)
+    )
+    return optimizer, schedule

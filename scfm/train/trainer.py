@@ -1,0 +1,109 @@
+"""A trainer for any task: Lightning's own, configured.
+
+in   TrainerConfig, LoggingConfig, the run folder
+out  lightning.pytorch.Trainer that checkpoints atomically and resumes exactly
+"""
+
+import logging as python_logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import lightning.pytorch as L
+from lightning.pytorch.loggers import Logger
+
+from scfm.train.callbacks import StepProgress, StopOnRequest, Throughput
+from scfm.train.checkpoint import AtomicCheckpointIO, StepCheckpoint
+from scfm.train.loggers import CsvMetrics, LoggingConfig
+from scfm.train.optim import OptimConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How long, how exactly, on what."""
+
+    steps: int = 1000  # optimiser steps
+    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
+    accumulate: int = 1  # micro-batches an optimiser step
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int | Literal["auto"] = 1  # under torchrun: processes on this node
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    checkpoint_every: int = 500  # optimiser steps
+    keep_checkpoints: int = 2
+    validate_every: int = 100  # optimiser steps
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "num_nodes", "checkpoint_every", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
+
+
+def build_trainer(
+    config: TrainerConfig,
+    optim: OptimConfig,
+    logging: LoggingConfig,
+    run: Path,
+    loggers: list[Logger],
+    *,
+    resume_command: str,
+) -> L.Trainer:
+    """The whole run is one Lightning epoch of ``steps`` steps: epochs over the data are the
+    loader's business, which alone knows where one ends."""
+    every = min(config.validate_every, config.steps) * config.accumulate
+    trainer = L.Trainer(
+        max_steps=config.steps,
+        max_epochs=1,
+        precision=config.precision,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=optim.gradient_clip or None,
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=config.strategy,
+        plugins=[AtomicCheckpointIO()],
+        logger=loggers,
+        log_every_n_steps=min(logging.every_n_steps, config.steps),
+        val_check_interval=every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[
+            Throughput(),
+            StepProgress(config.steps, logging.every_n_steps),
+            StepCheckpoint(run, config.checkpoint_every, config.keep_checkpoints),
+            StopOnRequest(run, resume_command),
+        ],
+    )
+    for logger in loggers:
+        if isinstance(logger, CsvMetrics):
+            logger.steps_done = lambda: trainer.global_step
+    return trainer
+
+
+# What Lightning says that is untrue or answered here, with the reason it may go unheard.
+ANSWERED = (
+    "Checkpoint directory .* exists and is not empty",  # so it must be, when a run is resumed
+    "You're resuming from a checkpoint that ended before the epoch ended",  # the datamodule knows
+    ".*does not have many workers",  # the loader runs in this process on purpose
+    ".*LeafSpec",  # torch's renaming, Lightning's to follow
+)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning's advertisements and answered warnings out of the way; all others pass."""
+    logger = python_logging.getLogger("lightning.pytorch")
+    before = logger.level
+    logger.setLevel(python_logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in ANSWERED:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,60 @@
+"""Tiny vocabularies, cells and models for the tests. One place, so that no test grows its own."""
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from scfm.batch import CellBatch
+from scfm.model.config import ModelSizes
+from scfm.model.pretrained import ScfmModel
+from scfm.tokens.vocab import GeneVocab
+
+SIZES = ModelSizes(d_model=32, n_layers=2, n_heads=2, n_bins=10)
+
+
+def toy_vocab(n_genes: int = 50) -> GeneVocab:
+    """The first genes of the human vocabulary, so that real names can be matched."""
+    human = GeneVocab.human()
+    return GeneVocab(symbols=human.symbols[:n_genes], ensembl_ids=human.ensembl_ids[:n_genes])
+
+
+def toy_model(vocab: GeneVocab | None = None, seed: int = 0, **sizes: object) -> ScfmModel:
+    """A random model whose weights are large enough for every path to matter."""
+    torch.manual_seed(seed)
+    chosen = ModelSizes(**{**vars(SIZES), "initializer_range": 0.3, **sizes})
+    return ScfmModel.from_scratch(vocab or toy_vocab(), chosen).eval()
+
+
+def toy_cells(
+    rng: np.random.Generator, lengths: list[int], vocab: GeneVocab | None = None
+) -> CellBatch:
+    """Random packed cells of torch tensors with ``lengths`` genes each, a third of them targets."""
+    vocab = vocab or toy_vocab()
+    ids, values, targets = [], [], []
+    for n in lengths:
+        genes = np.sort(rng.choice(vocab.n_genes, n, replace=False)) + vocab.gene_start
+        is_target = rng.random(n) < 1 / 3
+        ids.append([vocab.cell_id, vocab.target_depth_id, vocab.source_depth_id, *genes])
+        values.append([0, 3.5, 3.0, *np.where(is_target, 0, rng.uniform(0.5, 6, n))])
+        targets.append([False] * 3 + list(is_target))
+    is_target = np.concatenate(targets).astype(bool)
+    n_cells = len(lengths)
+    cells = CellBatch(
+        gene_ids=np.concatenate(ids).astype(np.int64),
+        values=np.concatenate(values).astype(np.float32),
+        offsets=np.cumsum([0] + [n + 3 for n in lengths]).astype(np.int32),
+        is_target=is_target,
+        target_values=np.where(is_target, rng.uniform(0, 6, len(is_target)), 0).astype(np.float32),
+        library_size=np.full(n_cells, 3000, np.float32),
+        source_depth=np.full(n_cells, 3.0, np.float32),
+        target_depth=np.full(n_cells, 3.5, np.float32),
+        cell_index=np.arange(n_cells),
+    )
+    return cells.map(torch.from_numpy)
+
+
+def toy_counts(rng: np.random.Generator, n_cells: int, n_genes: int) -> sp.csr_matrix:
+    """Sparse raw counts with at least one count a cell."""
+    dense = rng.poisson(0.7, size=(n_cells, n_genes)) * (rng.random((n_cells, n_genes)) < 0.6)
+    dense[:, 0] += 1
+    return sp.csr_matrix(dense.astype(np.int32))

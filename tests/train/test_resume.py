@@ -1,0 +1,159 @@
+"""Exact resume: stopped anywhere, a run ends where it would have ended."""
+
+import os
+import signal
+from dataclasses import replace
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from scfm.config import to_mapping
+from scfm.errors import ConfigError, InputError, Interrupted, ScfmWarning
+from scfm.model.pretrained import ScfmModel
+from scfm.tasks.pretrain import PretrainRun, pretrain, read_run, resume
+from scfm.train.callbacks import Throughput
+from scfm.train.checkpoint import checkpoints, latest_checkpoint
+from scfm.train.datamodule import LoaderConfig
+from scfm.train.loggers import read_metrics
+from scfm.train.optim import OptimConfig
+from scfm.train.trainer import TrainerConfig
+from tests.toys import SIZES, toy_counts, toy_vocab
+
+
+@pytest.fixture
+def run(tmp_path, rng) -> PretrainRun:
+    vocab = toy_vocab()
+    adata = anndata.AnnData(
+        toy_counts(rng, 50, vocab.n_genes).astype(np.float32),
+        var=pd.DataFrame(index=list(vocab.symbols)),
+        obs=pd.DataFrame(index=[f"c{i}" for i in range(50)]),
+    )
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    return PretrainRun(
+        data=(str(tmp_path / "cells.h5ad"),),
+        model=SIZES,
+        loader=LoaderConfig(batch_size=8, held_out_share=0.2),
+        optim=OptimConfig(warmup_steps=2),
+        trainer=TrainerConfig(steps=14, checkpoint_every=3, validate_every=4, accelerator="cpu"),
+        logging=replace(PretrainRun().logging, every_n_steps=1),
+    )
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    """Send the process a Ctrl-C while ``step`` is being made, once."""
+    original = Throughput.on_train_batch_end
+
+    def hook(self, trainer, *args):
+        original(self, trainer, *args)
+        if trainer.global_step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Throughput, "on_train_batch_end", hook)
+
+
+def crash_at(monkeypatch, step: int) -> None:
+    """Fail while ``step + 1`` is being made, as a kill would: nothing more is saved or said."""
+    original = Throughput.on_train_batch_end
+
+    def hook(self, trainer, *args):
+        original(self, trainer, *args)
+        if trainer.global_step == step + 1:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(Throughput, "on_train_batch_end", hook)
+
+
+def numbers(out) -> list[dict[str, str]]:
+    """metrics.csv without what the clock decides."""
+    timed = {"cells_per_s", "tokens_per_s"}
+    return [
+        {k: v for k, v in row.items() if k not in timed}
+        for row in read_metrics(out / "metrics.csv")
+    ]
+
+
+def assert_same_model(one, other) -> None:
+    pairs = zip(
+        ScfmModel.from_pretrained(one).state_dict().items(),
+        ScfmModel.from_pretrained(other).state_dict().values(),
+        strict=True,
+    )
+    for (name, ours), theirs in pairs:
+        assert torch.equal(ours, theirs), name
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("stopped_at", [1, 8, 13])  # first, with a validation, last but one
+def test_interrupted_run_ends_as_if_never_stopped(
+    run, tmp_path, monkeypatch, stopped_at, accumulate
+):
+    run = replace(run, trainer=replace(run.trainer, accumulate=accumulate))
+    vocab = toy_vocab()
+    pretrain(run, tmp_path / "straight", vocab=vocab)
+    with monkeypatch.context() as patch:
+        stop_at(patch, stopped_at)
+        with pytest.raises(Interrupted, match=f"Stopped at step {stopped_at} .* --resume"):
+            pretrain(run, tmp_path / "stopped", vocab=vocab)
+    assert latest_checkpoint(tmp_path / "stopped").name == f"step={stopped_at}.ckpt"
+    resume(tmp_path / "stopped", vocab=vocab)
+    assert_same_model(tmp_path / "straight", tmp_path / "stopped")
+    assert numbers(tmp_path / "straight") == numbers(tmp_path / "stopped")
+
+
+@pytest.mark.parametrize("crashed_after", [3, 5, 12])  # 3 and 12: right after a checkpoint
+def test_killed_run_resumes_from_its_checkpoint(run, tmp_path, monkeypatch, crashed_after):
+    run = replace(run, trainer=replace(run.trainer, validate_every=3))
+    vocab = toy_vocab()
+    pretrain(run, tmp_path / "straight", vocab=vocab)
+    with monkeypatch.context() as patch:
+        crash_at(patch, crashed_after)
+        with pytest.raises(RuntimeError, match="killed"):
+            pretrain(run, tmp_path / "killed", vocab=vocab)
+    resume(tmp_path / "killed", vocab=vocab)
+    assert_same_model(tmp_path / "straight", tmp_path / "killed")
+    assert numbers(tmp_path / "straight") == numbers(tmp_path / "killed")
+
+
+def test_truncated_newest_checkpoint_is_passed_over(run, tmp_path):
+    vocab = toy_vocab()
+    pretrain(run, tmp_path / "run", vocab=vocab)
+    newest, before = checkpoints(tmp_path / "run")
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.warns(ScfmWarning, match="truncated; taking the one before"):
+        assert latest_checkpoint(tmp_path / "run") == before
+
+
+def test_changed_data_is_refused(run, tmp_path, monkeypatch):
+    vocab = toy_vocab()
+    stop_at(monkeypatch, 2)
+    with pytest.raises(Interrupted):
+        pretrain(run, tmp_path / "run", vocab=vocab)
+    adata = anndata.read_h5ad(run.data[0])
+    adata[::-1].copy().write_h5ad(run.data[0])
+    with pytest.raises(InputError, match="has changed since this run was started"):
+        resume(tmp_path / "run", vocab=vocab)
+
+
+def test_run_folder_is_not_overwritten(run, tmp_path):
+    pretrain(run, tmp_path / "run", vocab=toy_vocab())
+    with pytest.raises(ConfigError, match="--resume"):
+        pretrain(run, tmp_path / "run", vocab=toy_vocab())
+
+
+def test_resolved_config_is_the_run(run, tmp_path):
+    pretrain(run, tmp_path / "run", vocab=toy_vocab())
+    assert to_mapping(read_run(tmp_path / "run")) == to_mapping(run)
+
+
+def test_nothing_to_resume(tmp_path):
+    with pytest.raises(ConfigError, match="is no run folder"):
+        resume(tmp_path)
+
+
+def test_batch_that_cannot_be_dealt_is_refused(run, tmp_path):
+    run = replace(run, trainer=replace(run.trainer, accumulate=3))
+    with pytest.raises(ConfigError, match=r"loader\.batch_size=9"):
+        pretrain(run, tmp_path / "run", vocab=toy_vocab())
