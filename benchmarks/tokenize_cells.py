@@ -8,17 +8,14 @@ interleaved in one process. CPU time, not wall time: a machine is rarely idle.
 """
 
 import argparse
-import json
-import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numba
 import numpy as np
+from measure import N_GENES, report, spread, synthetic_batches
 
 from scfm.batch import CellBatch
 from scfm.data.counts import CountRows
@@ -26,7 +23,7 @@ from scfm.tokens.collate import Tokenizer
 from scfm.tokens.rng import cell_keys
 from scfm.tokens.vocab import GeneVocab
 
-N_GENES, BATCH = 20_000, 256
+BATCH = 256
 IN_VOCABULARY = 0.9  # share of the columns
 
 
@@ -45,7 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
     rng = np.random.default_rng(0)
-    batches = synthetic_batches(rng, asked.cells)
+    batches = synthetic_batches(rng, asked.cells, BATCH)
     genes = random_alignment(rng)
     names = tuple(f"G{i}" for i in range(N_GENES))
     tokenizer = Tokenizer(GeneVocab(symbols=names, ensembl_ids=("",) * N_GENES), genes)
@@ -61,55 +58,30 @@ def main() -> None:
             rates[name].append(cells_per_cpu_second(side, batches))
     ours, theirs = (float(np.median(rates[name])) for name in ("ours", "numpy"))
     nnz = sum(len(rows.counts) for rows in batches)
-    print(
-        json.dumps(
-            {
-                "what": "training examples from CSR rows: remap, down-sampling, targets, values",
-                "unit": "cells per CPU-second, one thread (median [min, max])",
-                "ours": spread(rates["ours"]),
-                "numpy": spread(rates["numpy"]),
-                "ratio": round(ours / theirs, 2),
-                "inference_batches": spread(rates["shown"]),
-                "rounds": asked.rounds,
-                "input": {
-                    "cells": asked.cells,
-                    "batch": BATCH,
-                    "columns": N_GENES,
-                    "columns_in_vocabulary": IN_VOCABULARY,
-                    "genes_per_cell": round(nnz / asked.cells),
-                    "library": round(sum(int(r.counts.sum()) for r in batches) / asked.cells),
-                    "share_of_ones": round(sum((r.counts == 1).sum() for r in batches) / nnz, 3),
-                    "tokens_per_cell": {name: round(n) for name, n in tokens.items()},
-                    "seed": 0,
-                },
-                "machine": machine(),
-                "python": platform.python_version(),
-                "versions": {"numpy": np.__version__, "numba": numba.__version__},
-                "commit": commit(),
-            }
-        )
+    report(
+        {
+            "what": "training examples from CSR rows: remap, down-sampling, targets, values",
+            "unit": "cells per CPU-second, one thread (median [min, max])",
+            "ours": spread(rates["ours"]),
+            "numpy": spread(rates["numpy"]),
+            "ratio": round(ours / theirs, 2),
+            "inference_batches": spread(rates["shown"]),
+            "rounds": asked.rounds,
+            "input": {
+                "cells": asked.cells,
+                "batch": BATCH,
+                "columns": N_GENES,
+                "columns_in_vocabulary": IN_VOCABULARY,
+                "genes_per_cell": round(nnz / asked.cells),
+                "library": round(sum(int(r.counts.sum()) for r in batches) / asked.cells),
+                "share_of_ones": round(sum((r.counts == 1).sum() for r in batches) / nnz, 3),
+                "tokens_per_cell": {name: round(n) for name, n in tokens.items()},
+                "seed": 0,
+            },
+            "python": platform.python_version(),
+            "versions": {"numpy": np.__version__, "numba": numba.__version__},
+        }
     )
-
-
-def synthetic_batches(rng: np.random.Generator, n_cells: int) -> list[CountRows]:
-    """Cells like 10x ones: log-normal gene abundances and depths, multinomial counts."""
-    abundance = np.sort(rng.lognormal(0, 2.27, N_GENES))[::-1]
-    abundance = rng.permutation(abundance / abundance.sum())
-    batches = []
-    for first in range(0, n_cells, BATCH):
-        depth = 5000 * rng.lognormal(-0.08, 0.4, (BATCH, 1))
-        dense = rng.poisson(depth * abundance * rng.gamma(2.0, 0.5, (BATCH, N_GENES)))
-        cell, column = np.nonzero(dense)
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=BATCH))])
-        batches.append(
-            CountRows(
-                indptr,
-                column.astype(np.int32),
-                dense[cell, column].astype(np.int32),
-                np.arange(first, first + BATCH),
-            )
-        )
-    return batches
 
 
 def random_alignment(rng: np.random.Generator) -> ColumnGenes:
@@ -229,24 +201,6 @@ def cells_per_cpu_second(side: Callable[[CountRows], CellBatch], batches: list[C
     for rows in batches:
         side(rows)
     return sum(rows.n_cells for rows in batches) / (time.process_time() - start)
-
-
-def spread(rates: list[float]) -> list[int]:
-    return [round(float(x)) for x in (np.median(rates), min(rates), max(rates))]
-
-
-def machine() -> str:
-    """Model of the processor and number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{next(names, platform.machine())}, {os.cpu_count()} cores"
-
-
-def commit() -> str | None:
-    """The checkout's commit, None outside a repository or before the first."""
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    return asked.stdout.strip() if asked.returncode == 0 else None
 
 
 if __name__ == "__main__":

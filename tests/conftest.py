@@ -40,3 +40,14 @@ def shared_data() -> Path | None:
 def demo_cells() -> Path:
     """The folder of real cells that travels with the package."""
     return ROOT / "scfm" / "demo" / "cells"
+
+
+@pytest.fixture(scope="session")
+def toy_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved toy model. Not to be changed: copy it first."""
+    from scfm.model.pretrained import save_model
+    from tests.toys import toy_model
+
+    folder = tmp_path_factory.mktemp("models") / "toy"
+    save_model(toy_model(), folder)
+    return folder

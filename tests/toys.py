@@ -1,6 +1,8 @@
 """Tiny vocabularies, cells and models for the tests. One place, so that no test grows its own."""
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 
@@ -58,3 +60,20 @@ def toy_counts(rng: np.random.Generator, n_cells: int, n_genes: int) -> sp.csr_m
     dense = rng.poisson(0.7, size=(n_cells, n_genes)) * (rng.random((n_cells, n_genes)) < 0.6)
     dense[:, 0] += 1
     return sp.csr_matrix(dense.astype(np.int32))
+
+
+def toy_adata(rng: np.random.Generator, n_cells: int = 40, n_genes: int = 50) -> ad.AnnData:
+    """Raw counts of the toy vocabulary's genes in two kinds of cells, told apart by six genes."""
+    symbols = list(toy_vocab(n_genes).symbols)
+    counts = toy_counts(rng, n_cells, n_genes).toarray()
+    is_b = np.arange(n_cells) % 2 == 1
+    counts[is_b, 3:6] += 25
+    counts[~is_b, 6:9] += 25
+    return ad.AnnData(
+        sp.csr_matrix(counts.astype(np.float32)),
+        obs=pd.DataFrame(
+            {"cell_type": pd.Categorical(np.where(is_b, "B", "A"))},
+            index=[f"cell{i}" for i in range(n_cells)],
+        ),
+        var=pd.DataFrame(index=symbols),
+    )

@@ -24,8 +24,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="--debug anywhere shows a traceback. Exit codes: 0 done, 2 mend the input, 1 our fault.",
 )
-for command in (demo, pretrain, embed, annotate, info):
-    app.command()(command.command)
+for module in (demo, pretrain, embed, annotate, info):
+    app.command(module.__name__.rpartition(".")[2])(module.command)
 
 
 @app.callback(invoke_without_command=True)

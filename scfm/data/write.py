@@ -56,6 +56,8 @@ def make_folder(out: str | Path) -> Path:
     Raises OutputError: ``out`` is a file; no permission, no space.
     """
     out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"Cannot write to the folder {out}: it is a file. Choose another name.")
     with _explained(out):
         out.mkdir(parents=True, exist_ok=True)
     check_writable(out / "probe")

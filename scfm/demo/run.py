@@ -168,7 +168,9 @@ def baselines(data: DemoData) -> dict[str, Prediction]:
     """The usual linear methods on the same cells, by gene symbol."""
     query = data.query[data.is_judged]
     return baseline_predictions(
-        CountTable(sp.csr_matrix(data.reference.X), data.reference.var["symbol"].astype(str).tolist()),
+        CountTable(
+            sp.csr_matrix(data.reference.X), data.reference.var["symbol"].astype(str).tolist()
+        ),
         data.reference.obs[LABEL].to_numpy(dtype=object),
         CountTable(sp.csr_matrix(query.X), query.var_names.astype(str).tolist()),
         seed=SEED,

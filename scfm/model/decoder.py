@@ -47,16 +47,19 @@ class QueryDecoder(nn.Module):
 
 
 class CellHead(nn.Module):
-    """The same targets from the cell state and the gene embedding alone: a small MLP.
+    """The same targets from the cell state, the gene and the depth wanted: a small MLP.
 
-    Without it nothing presses the cell into [CELL]. The first layer is linear in both, so it is
-    computed once a cell and once a target and added.
+    Without it nothing presses the cell into [CELL]. Depth is given, as it is to the query decoder,
+    and comes straight from the [T] token's embedding: were it not, it would be what [CELL] mostly
+    held, since values in log1p(cp10k) hang on depth before anything else. The first layer is
+    linear in all three, so it is computed once a cell and once a target and added.
     """
 
     def __init__(self, sizes: ModelSizes):
         super().__init__()
         d = sizes.d_model
         self.cell_in = nn.Linear(d, d)
+        self.depth_in = nn.Linear(d, d, bias=False)
         self.gene_in = nn.Linear(d, d, bias=False)
         self.hidden = nn.Linear(d, d)
         self.value_out = nn.Linear(d, 1)
@@ -64,8 +67,9 @@ class CellHead(nn.Module):
     def forward(
         self,
         cell: Float[Tensor, "cell d"],
+        depth: Float[Tensor, "cell d"],
         genes: Float[Tensor, "target d"],
         cell_of: Int[Tensor, " target"],
     ) -> Float[Tensor, " target"]:
-        x = F.silu(self.cell_in(cell)[cell_of] + self.gene_in(genes))
+        x = F.silu((self.cell_in(cell) + self.depth_in(depth))[cell_of] + self.gene_in(genes))
         return self.value_out(F.silu(self.hidden(x))).squeeze(-1)

@@ -95,7 +95,10 @@ class ScfmModel(PreTrainedModel):
         first = states.offsets[:-1].long()
         depth = states.tokens[first + 1] + states.tokens[first + 2]
         by_query = self.decoder(genes, depth, states.tokens, targets, visible)
-        return by_query, self.cell_head(states.cell, genes, targets.cell_of)
+        # The cell head gets the depth as a number only: an encoded [T] would tell of the cell.
+        wanted = cells.offsets[:-1].long() + 1
+        bare_depth = self.embedding(cells.gene_ids[wanted], cells.values[wanted])
+        return by_query, self.cell_head(states.cell, bare_depth, genes, targets.cell_of)
 
     def pool(self, states: CellStates, how: Pooling = "cell") -> Float[Tensor, "cell d"]:
         """One vector a cell: the [CELL] state, the mean or max over genes, or the S or T state.

@@ -18,6 +18,7 @@ from scfm.errors import InputError, LabelError
 # decided by the last bit of a matrix product, which hangs on the CPU and on who is in the block.
 COSINE_STEPS = 10**9
 BLOCK_VALUES = 1 << 22  # cosines held at a time: about 100 MB, however many query cells
+SHRINKAGE = 1e-3  # of the mean eigenvalue, added to each
 MAX_SELF_CHECKED = 10_000  # reference cells that set the threshold for "unknown"
 
 
@@ -36,12 +37,17 @@ class NeighbourConfig:
         of the same figure among reference cells (each left out of its own neighbours). 0: never.
     min_cells
         Labels with fewer reference cells are left out: they could hardly win a vote.
+    whiten
+        Compare directions after centring and whitening with the reference's mean and covariance.
+        In embeddings of log-normalised values one direction, sequencing depth, holds most of the
+        variance and would decide who is near (docs/LOG.md, 2026-11-20).
     """
 
     n_neighbours: int = 15
     min_confidence: float = 0.5
     unknown_percentile: float = 1.0
     min_cells: int = 3
+    whiten: bool = True
 
     def __post_init__(self) -> None:
         if self.n_neighbours < 1:
@@ -86,11 +92,57 @@ class NeighbourPrediction:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A shift and a linear map, fitted on the reference, that all embeddings go through."""
+
+    mean: Float[np.ndarray, " d"]
+    to_frame: Float[np.ndarray, "d d"]
+
+    @classmethod
+    def unchanged(cls, embedding: Num[np.ndarray, "..."]) -> "Frame":
+        """Directions as the embedding has them."""
+        d = _two_dimensional(embedding).shape[1]
+        return cls(np.zeros(d), np.eye(d))
+
+    @classmethod
+    def of(cls, embedding: Num[np.ndarray, "..."]) -> "Frame":
+        """Zero mean and, but for shrinkage, unit covariance (PCA whitening).
+
+        Eigenvalues gain a thousandth of their mean, so that directions in which the reference
+        hardly varies are not blown up. Embeddings with NaN or without variance stay unchanged:
+        the first are refused, the second have no directions to find, when they are used.
+        """
+        x = _two_dimensional(embedding).astype(np.float64)
+        if len(x) < 2 or not np.isfinite(x).all():
+            return cls.unchanged(embedding)
+        mean = x.mean(0)
+        eigenvalues, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x, rowvar=False, bias=True)))
+        shrunk = eigenvalues.clip(0) + SHRINKAGE * eigenvalues.clip(0).mean()
+        if shrunk.max() <= 0:
+            return cls.unchanged(embedding)
+        return cls(mean, vectors / np.sqrt(shrunk))
+
+    def apply(self, embedding: Num[np.ndarray, "..."]) -> Float[np.ndarray, "cell d"]:
+        """An embedding in this frame. A zero embedding stays zero: it has no direction."""
+        x = _two_dimensional(embedding).astype(np.float64)
+        moved = (x - self.mean) @ self.to_frame
+        return np.where(np.any(x != 0, axis=1)[:, None], moved, 0.0)
+
+
+def _two_dimensional(embedding: Num[np.ndarray, "..."]) -> Num[np.ndarray, "cell d"]:
+    if np.ndim(embedding) != 2:
+        raise InputError(f"an embedding has shape {np.shape(embedding)}; wanted (cells, d).")
+    return np.asarray(embedding)
+
+
+@dataclass(frozen=True)
 class NeighbourClassifier:
     """Reference cells ready to vote. Made by ``NeighbourClassifier.fit``.
 
     Attributes
     ----------
+    frame
+        How embeddings are moved and scaled before their directions are taken.
     directions
         Unit vectors of the reference cells, in the order of their labels.
     codes
@@ -103,6 +155,7 @@ class NeighbourClassifier:
 
     config: NeighbourConfig
     classes: tuple[str, ...]
+    frame: Frame
     directions: Float[np.ndarray, "reference d"] = field(repr=False)
     codes: Int[np.ndarray, " reference"] = field(repr=False)
     min_similarity: float
@@ -121,7 +174,9 @@ class NeighbourClassifier:
         Raises LabelError where no labelled cell is left, InputError where the embedding has NaN.
         """
         config = config or NeighbourConfig()
-        directions, is_zero = _unit_vectors(embedding, "the reference")
+        embedding = np.asarray(embedding)
+        frame = Frame.of(embedding) if config.whiten else Frame.unchanged(embedding)
+        directions, is_zero = _unit_vectors(frame.apply(embedding), "the reference")
         if len(labels) != len(directions):
             raise InputError(
                 f"the reference has {len(directions):,} embedded cells and {len(labels):,} labels; "
@@ -135,6 +190,7 @@ class NeighbourClassifier:
         return cls(
             config=config,
             classes=tuple(classes.tolist()),
+            frame=frame,
             directions=directions,
             codes=codes,
             min_similarity=_own_similarity(directions, config),
@@ -147,12 +203,13 @@ class NeighbourClassifier:
         A cell whose embedding is all zeros has no direction, so no neighbours: it is unknown, with
         confidence 0. Raises InputError for NaN or another number of dimensions.
         """
-        directions, is_zero = _unit_vectors(embedding, "the query")
-        if directions.shape[1] != self.directions.shape[1]:
+        n_dimensions = np.shape(embedding)[1]
+        if n_dimensions != len(self.frame.mean):
             raise InputError(
-                f"the query's embedding has {directions.shape[1]} dimensions, the reference's "
-                f"{self.directions.shape[1]}. Embed both with the same model."
+                f"the query's embedding has {n_dimensions} dimensions, the reference's "
+                f"{len(self.frame.mean)}. Embed both with the same model."
             )
+        directions, is_zero = _unit_vectors(self.frame.apply(embedding), "the query")
         neighbour, cosine = nearest(directions, self.directions, self.config.n_neighbours)
         votes = self._votes(neighbour, cosine)
         cells = np.arange(len(votes))

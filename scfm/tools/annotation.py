@@ -122,13 +122,12 @@ def annotate(
     adata.obsm[EMBEDDING] = (
         kept if kept is not None else embed_source(model, member, pooling, None, batch_size)
     )
-    columns = obs_columns(voters.predict(np.asarray(adata.obsm[EMBEDDING])), key_added, voters.classes)
+    columns = obs_columns(
+        voters.predict(np.asarray(adata.obsm[EMBEDDING])), key_added, voters.classes
+    )
+    columns.index = adata.obs_names
     for name in columns:
-        adata.obs[name] = (
-            columns[name].to_numpy()
-            if name.endswith("_confidence")
-            else pd.Series(columns[name].array, index=adata.obs_names)
-        )
+        adata.obs[name] = columns[name]
     settings = {
         EMBEDDING: embed_settings(model, member, report, pooling, None),
         key_added: annotate_settings(voters, reference, label_key, model),

@@ -8,6 +8,7 @@ import pytest
 from scfm.errors import InputError, LabelError
 from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig, nearest
 
+PLAIN = NeighbourConfig(whiten=False)
 FIELDS = ("label", "confidence", "runner_up", "similarity", "is_unknown")
 
 
@@ -49,7 +50,7 @@ def same(one, other, rows=slice(None)):
 
 def test_matches_a_plain_loop(cells):
     reference, labels, query = cells
-    found = NeighbourClassifier.fit(reference, labels).predict(query)
+    found = NeighbourClassifier.fit(reference, labels, PLAIN).predict(query)
     for i, cell in enumerate(query):
         label, confidence, runner_up, similarity = by_loop(reference, labels, cell, 15)
         assert (found.label[i], found.runner_up[i]) == (label, runner_up)
@@ -62,10 +63,35 @@ def test_threshold_is_the_percentile_of_the_reference_without_itself(cells):
     cosine = unit(reference) @ unit(reference).T
     np.fill_diagonal(cosine, -np.inf)
     own = np.sort(cosine, axis=1)[:, -15:].mean(1)
-    config = NeighbourConfig(unknown_percentile=20.0)
+    config = NeighbourConfig(unknown_percentile=20.0, whiten=False)
     fitted = NeighbourClassifier.fit(reference, labels, config)
     assert fitted.min_similarity == pytest.approx(np.percentile(own, 20), abs=1e-8)
     assert fitted.predict(-reference[:5]).is_unknown.all()
+
+
+def test_whitening_is_that_of_the_reference(cells):
+    """Mean 0 and covariance 1 but for the shrinkage; the oracle is NumPy's covariance."""
+    reference, labels, _ = cells
+    frame = NeighbourClassifier.fit(reference, labels).frame
+    moved = frame.apply(reference)
+    np.testing.assert_allclose(moved.mean(0), 0, atol=1e-12)
+    eigenvalues = np.linalg.eigvalsh(np.cov(reference, rowvar=False, bias=True))
+    expected = eigenvalues / (eigenvalues + 1e-3 * eigenvalues.mean())
+    np.testing.assert_allclose(np.cov(moved, rowvar=False, bias=True), np.diag(expected), atol=1e-9)
+
+
+def test_a_dominant_direction_decides_only_unwhitened(cells, rng):
+    """What depth does to an embedding: one direction, unrelated to the labels, that outweighs."""
+    reference, labels, query = cells
+    config = NeighbourConfig(unknown_percentile=0.0)
+    alone = NeighbourClassifier.fit(reference, labels, config).predict(query).label
+    depth = [np.c_[x, 60 * rng.normal(size=len(x)) + 60] for x in (reference, query)]
+    agreement = {}
+    for whiten in (True, False):
+        config = NeighbourConfig(unknown_percentile=0.0, whiten=whiten)
+        found = NeighbourClassifier.fit(depth[0], labels, config).predict(depth[1]).label
+        agreement[whiten] = (found == alone).mean()
+    assert agreement[True] > 0.85 > agreement[False]
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 10_000])
@@ -89,8 +115,10 @@ def test_order_and_scale_of_the_reference_do_not_matter(cells, rng):
     reference, labels, query = cells
     shuffled = rng.permutation(len(labels))
     scale = rng.uniform(1e-3, 1e3, size=(len(labels), 1))
-    again = NeighbourClassifier.fit((scale * reference)[shuffled], labels[shuffled])
-    same(again.predict(query), NeighbourClassifier.fit(reference, labels).predict(query))
+    again = NeighbourClassifier.fit((scale * reference)[shuffled], labels[shuffled], PLAIN)
+    same(again.predict(query), NeighbourClassifier.fit(reference, labels, PLAIN).predict(query))
+    whitened = NeighbourClassifier.fit(reference[shuffled], labels[shuffled])
+    same(whitened.predict(query), NeighbourClassifier.fit(reference, labels).predict(query))
 
 
 def test_ties_fall_to_the_first_label_whatever_the_order(rng):
@@ -133,14 +161,14 @@ def test_cells_that_cannot_vote_are_dropped_and_counted(cells):
     reference, labels, query = cells
     extra = np.vstack([reference, np.zeros((1, 12)), np.ones((5, 12))])
     names = np.array([*labels, "A", None, np.nan, "", "rare", "rare"], dtype=object)
-    fitted = NeighbourClassifier.fit(extra, names)
+    fitted = NeighbourClassifier.fit(extra, names, PLAIN)
     assert fitted.dropped == {
         "no label": 3,
         "embedding of zeros": 1,
         "label with fewer than 3 cells": 2,
     }
     assert fitted.classes == ("A", "B", "C", "D")
-    same(fitted.predict(query), NeighbourClassifier.fit(reference, labels).predict(query))
+    same(fitted.predict(query), NeighbourClassifier.fit(reference, labels, PLAIN).predict(query))
 
 
 def test_fewer_reference_cells_than_neighbours():
