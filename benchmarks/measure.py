@@ -15,15 +15,17 @@ from scfm.data.counts import CountRows
 N_GENES = 20_000
 
 
-def synthetic_batches(rng: np.random.Generator, n_cells: int, batch: int) -> list[CountRows]:
-    """Cells like 10x ones: log-normal gene abundances and depths, about 1,850 genes a cell."""
+def synthetic_batches(
+    rng: np.random.Generator, n_cells: int, batch: int, *, depth: int = 5000
+) -> list[CountRows]:
+    """Cells like 10x ones: log-normal gene abundances and depths; 5,000 UMI, about 1,850 genes."""
     abundance = np.sort(rng.lognormal(0, 2.27, N_GENES))[::-1]
     abundance = rng.permutation(abundance / abundance.sum())
     batches = []
     for first in range(0, n_cells, batch):
         size = min(batch, n_cells - first)
-        depth = 5000 * rng.lognormal(-0.08, 0.4, (size, 1))
-        dense = rng.poisson(depth * abundance * rng.gamma(2.0, 0.5, (size, N_GENES)))
+        total = depth * rng.lognormal(-0.08, 0.4, (size, 1))
+        dense = rng.poisson(total * abundance * rng.gamma(2.0, 0.5, (size, N_GENES)))
         cell, column = np.nonzero(dense)
         indptr = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=size))])
         batches.append(

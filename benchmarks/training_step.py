@@ -56,8 +56,8 @@ class PaddedBert(nn.Module):
             max_position_embeddings=longest,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
-            attn_implementation="sdpa",
         )
+        config._attn_implementation = "sdpa"
         self.bert = transformers.BertModel(config, add_pooling_layer=False)
         self.value_in = nn.Linear(1, run.model.d_model)
         self.value_out = nn.Linear(run.model.d_model, 1)

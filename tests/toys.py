@@ -67,8 +67,8 @@ def toy_adata(rng: np.random.Generator, n_cells: int = 40, n_genes: int = 50) ->
     symbols = list(toy_vocab(n_genes).symbols)
     counts = toy_counts(rng, n_cells, n_genes).toarray()
     is_b = np.arange(n_cells) % 2 == 1
-    counts[is_b, 3:6] += 25
-    counts[~is_b, 6:9] += 25
+    counts[is_b, 3:6] += 80
+    counts[~is_b, 6:9] += 80
     return ad.AnnData(
         sp.csr_matrix(counts.astype(np.float32)),
         obs=pd.DataFrame(

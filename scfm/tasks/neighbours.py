@@ -18,7 +18,6 @@ from scfm.errors import InputError, LabelError
 # decided by the last bit of a matrix product, which hangs on the CPU and on who is in the block.
 COSINE_STEPS = 10**9
 BLOCK_VALUES = 1 << 22  # cosines held at a time: about 100 MB, however many query cells
-SHRINKAGE = 1e-3  # of the mean eigenvalue, added to each
 MAX_SELF_CHECKED = 10_000  # reference cells that set the threshold for "unknown"
 
 
@@ -37,17 +36,18 @@ class NeighbourConfig:
         of the same figure among reference cells (each left out of its own neighbours). 0: never.
     min_cells
         Labels with fewer reference cells are left out: they could hardly win a vote.
-    whiten
-        Compare directions after centring and whitening with the reference's mean and covariance.
-        In embeddings of log-normalised values one direction, sequencing depth, holds most of the
-        variance and would decide who is near (docs/LOG.md, 2026-11-20).
+    standardise
+        Compare directions after giving each dimension mean 0 and variance 1 in the reference. In
+        embeddings of log-normalised values one direction, sequencing depth, holds most of the
+        variance and would decide who is near. Whitening in full was worse: it blows up what
+        tells the reference's libraries apart (docs/LOG.md, 2026-11-20).
     """
 
     n_neighbours: int = 15
     min_confidence: float = 0.5
     unknown_percentile: float = 1.0
     min_cells: int = 3
-    whiten: bool = True
+    standardise: bool = True
 
     def __post_init__(self) -> None:
         if self.n_neighbours < 1:
@@ -93,39 +93,37 @@ class NeighbourPrediction:
 
 @dataclass(frozen=True)
 class Frame:
-    """A shift and a linear map, fitted on the reference, that all embeddings go through."""
+    """A shift and a scale, fitted on the reference, that all embeddings go through."""
 
     mean: Float[np.ndarray, " d"]
-    to_frame: Float[np.ndarray, "d d"]
+    scale: Float[np.ndarray, " d"]
 
     @classmethod
     def unchanged(cls, embedding: Num[np.ndarray, "..."]) -> "Frame":
         """Directions as the embedding has them."""
         d = _two_dimensional(embedding).shape[1]
-        return cls(np.zeros(d), np.eye(d))
+        return cls(np.zeros(d), np.ones(d))
 
     @classmethod
     def of(cls, embedding: Num[np.ndarray, "..."]) -> "Frame":
-        """Zero mean and, but for shrinkage, unit covariance (PCA whitening).
+        """Mean 0 and standard deviation 1 in each dimension that varies.
 
-        Eigenvalues gain a thousandth of their mean, so that directions in which the reference
-        hardly varies are not blown up. Embeddings with NaN or without variance stay unchanged:
-        the first are refused, the second have no directions to find, when they are used.
+        Where none does, or values are not finite, embeddings stay unchanged: the first have no
+        other direction, the second are refused when they are used.
         """
         x = _two_dimensional(embedding).astype(np.float64)
-        if len(x) < 2 or not np.isfinite(x).all():
+        if len(x) == 0 or not np.isfinite(x).all():
             return cls.unchanged(embedding)
-        mean = x.mean(0)
-        eigenvalues, vectors = np.linalg.eigh(np.atleast_2d(np.cov(x, rowvar=False, bias=True)))
-        shrunk = eigenvalues.clip(0) + SHRINKAGE * eigenvalues.clip(0).mean()
-        if shrunk.max() <= 0:
+        mean, scale = x.mean(0), x.std(0)
+        varies = scale > 1e-12 * np.abs(x).max(initial=0.0)
+        if not varies.any():
             return cls.unchanged(embedding)
-        return cls(mean, vectors / np.sqrt(shrunk))
+        return cls(mean, np.where(varies, scale, np.inf))
 
     def apply(self, embedding: Num[np.ndarray, "..."]) -> Float[np.ndarray, "cell d"]:
         """An embedding in this frame. A zero embedding stays zero: it has no direction."""
         x = _two_dimensional(embedding).astype(np.float64)
-        moved = (x - self.mean) @ self.to_frame
+        moved = (x - self.mean) / self.scale
         return np.where(np.any(x != 0, axis=1)[:, None], moved, 0.0)
 
 
@@ -175,7 +173,7 @@ class NeighbourClassifier:
         """
         config = config or NeighbourConfig()
         embedding = np.asarray(embedding)
-        frame = Frame.of(embedding) if config.whiten else Frame.unchanged(embedding)
+        frame = Frame.of(embedding) if config.standardise else Frame.unchanged(embedding)
         directions, is_zero = _unit_vectors(frame.apply(embedding), "the reference")
         if len(labels) != len(directions):
             raise InputError(

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from sklearn.preprocessing import StandardScaler
 
 from scfm.errors import InputError, LabelError
 from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig, nearest
 
-PLAIN = NeighbourConfig(whiten=False)
+PLAIN = NeighbourConfig(standardise=False)
 FIELDS = ("label", "confidence", "runner_up", "similarity", "is_unknown")
 
 
@@ -63,34 +64,37 @@ def test_threshold_is_the_percentile_of_the_reference_without_itself(cells):
     cosine = unit(reference) @ unit(reference).T
     np.fill_diagonal(cosine, -np.inf)
     own = np.sort(cosine, axis=1)[:, -15:].mean(1)
-    config = NeighbourConfig(unknown_percentile=20.0, whiten=False)
+    config = NeighbourConfig(unknown_percentile=20.0, standardise=False)
     fitted = NeighbourClassifier.fit(reference, labels, config)
     assert fitted.min_similarity == pytest.approx(np.percentile(own, 20), abs=1e-8)
     assert fitted.predict(-reference[:5]).is_unknown.all()
 
 
-def test_whitening_is_that_of_the_reference(cells):
-    """Mean 0 and covariance 1 but for the shrinkage; the oracle is NumPy's covariance."""
-    reference, labels, _ = cells
+def test_standardised_is_scikit_learns(cells):
+    reference, labels, query = cells
     frame = NeighbourClassifier.fit(reference, labels).frame
-    moved = frame.apply(reference)
-    np.testing.assert_allclose(moved.mean(0), 0, atol=1e-12)
-    eigenvalues = np.linalg.eigvalsh(np.cov(reference, rowvar=False, bias=True))
-    expected = eigenvalues / (eigenvalues + 1e-3 * eigenvalues.mean())
-    np.testing.assert_allclose(np.cov(moved, rowvar=False, bias=True), np.diag(expected), atol=1e-9)
+    expected = StandardScaler().fit(reference).transform(query)
+    np.testing.assert_allclose(frame.apply(query), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_a_dominant_direction_decides_only_unwhitened(cells, rng):
+def test_a_constant_dimension_says_nothing(cells):
+    reference, labels, query = cells
+    more = [np.c_[x, np.full(len(x), 7.0)] for x in (reference, query)]
+    found = NeighbourClassifier.fit(more[0], labels).predict(more[1])
+    same(found, NeighbourClassifier.fit(reference, labels).predict(query))
+
+
+def test_a_dominant_direction_decides_less_when_standardised(cells, rng):
     """What depth does to an embedding: one direction, unrelated to the labels, that outweighs."""
     reference, labels, query = cells
     config = NeighbourConfig(unknown_percentile=0.0)
     alone = NeighbourClassifier.fit(reference, labels, config).predict(query).label
     depth = [np.c_[x, 60 * rng.normal(size=len(x)) + 60] for x in (reference, query)]
     agreement = {}
-    for whiten in (True, False):
-        config = NeighbourConfig(unknown_percentile=0.0, whiten=whiten)
+    for standardise in (True, False):
+        config = NeighbourConfig(unknown_percentile=0.0, standardise=standardise)
         found = NeighbourClassifier.fit(depth[0], labels, config).predict(depth[1]).label
-        agreement[whiten] = (found == alone).mean()
+        agreement[standardise] = (found == alone).mean()
     assert agreement[True] > 0.85 > agreement[False]
 
 
@@ -117,8 +121,8 @@ def test_order_and_scale_of_the_reference_do_not_matter(cells, rng):
     scale = rng.uniform(1e-3, 1e3, size=(len(labels), 1))
     again = NeighbourClassifier.fit((scale * reference)[shuffled], labels[shuffled], PLAIN)
     same(again.predict(query), NeighbourClassifier.fit(reference, labels, PLAIN).predict(query))
-    whitened = NeighbourClassifier.fit(reference[shuffled], labels[shuffled])
-    same(whitened.predict(query), NeighbourClassifier.fit(reference, labels).predict(query))
+    standard = NeighbourClassifier.fit(reference[shuffled], labels[shuffled])
+    same(standard.predict(query), NeighbourClassifier.fit(reference, labels).predict(query))
 
 
 def test_ties_fall_to_the_first_label_whatever_the_order(rng):
