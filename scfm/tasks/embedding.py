@@ -18,6 +18,9 @@ from scfm.tokens.collate import N_SPECIALS
 from scfm.tokens.pool import PoolMember
 
 CHUNK_CELLS = 2048  # read at a time; more would not be faster
+# Tokens a forward pass, by whether it runs on a CPU. There intermediate arrays beyond 32 MB are
+# given back to the system and fetched anew at every step: larger passes are slower, not faster.
+MOST_TOKENS = {True: 2**14, False: 2**18}
 
 
 def embed_cells(
@@ -33,7 +36,8 @@ def embed_cells(
     Parameters
     ----------
     batch_size
-        Cells a forward pass. A cell's embedding does not depend on it beyond rounding (1e-5).
+        Most cells a forward pass; fewer where they have many genes, so that memory is bounded. A
+        cell's embedding does not depend on it beyond rounding (1e-5).
     target_depth
         log10 of the total count the model is asked for (T); None: the cell's own.
 
@@ -43,14 +47,8 @@ def embed_cells(
     model.eval()
     for rows in member.source.chunks(CHUNK_CELLS):
         found = [
-            _embed_rows(
-                model,
-                member,
-                rows.part(i, min(i + batch_size, rows.n_cells)),
-                pooling,
-                target_depth,
-            )
-            for i in range(0, rows.n_cells, batch_size)
+            _embed_rows(model, member, rows.part(first, last), pooling, target_depth)
+            for first, last in _batches(rows, batch_size, MOST_TOKENS[model.device.type == "cpu"])
         ]
         n_beyond += sum(n for _, n in found)
         yield rows.cell_index, np.concatenate([embedded for embedded, _ in found])
@@ -61,6 +59,17 @@ def embed_cells(
             ScfmWarning,
             stacklevel=2,
         )
+
+
+def _batches(rows: CountRows, batch_size: int, most_tokens: int) -> Iterator[tuple[int, int]]:
+    """Row ranges of at most ``batch_size`` cells and ``most_tokens`` tokens, at least one cell."""
+    first = 0
+    while first < rows.n_cells:
+        room = rows.indptr[first] + most_tokens
+        last = int(np.searchsorted(rows.indptr, room, side="right")) - 1
+        last = min(max(last, first + 1), first + batch_size, rows.n_cells)
+        yield first, last
+        first = last
 
 
 def _embed_rows(
