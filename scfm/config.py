@@ -67,7 +67,7 @@ def find_config(name: str) -> Path:
     """A path as it is, or a shipped config's name. Raises ConfigError with the names there are."""
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
-        if path.exists():
+        if path.is_file():
             return path
         raise ConfigError(f"There is no config file {path}.")
     known = shipped_configs()
@@ -88,7 +88,13 @@ def _apply(settings: dict[str, Any], override: str) -> None:
         settings = settings.setdefault(parent, {})
         if not isinstance(settings, dict):
             raise ConfigError(f"--set {override}: '{parent}' is a value, not a section.")
-    settings[last] = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: '{text}' is not readable as a value.") from error
+    # YAML 1.1 reads on, off, yes and no as truth values; only true and false are meant as such.
+    is_word = isinstance(value, bool) and text.strip().lower() not in ("true", "false")
+    settings[last] = text.strip() if is_word else value
 
 
 def _refuse_unknown_keys(cls: Any, settings: Any, prefix: str, where: str) -> None:

@@ -11,6 +11,7 @@ ScfmError
 ├── GeneCoverageError       too few of the counts fall on genes the model knows
 ├── ConfigError             unknown key, wrong type, impossible value
 ├── ModelError              a model folder that is incomplete, altered or of another kind
+├── DivergedError           the loss is no longer a number
 ├── OutputError             cannot write: no permission, no space; what was there before survives
 └── Interrupted             stopped on request; the message says how to go on
 
@@ -60,6 +61,10 @@ class ConfigError(ScfmError):
 
 class ModelError(ScfmError):
     """A model folder that is incomplete, altered or of another kind."""
+
+
+class DivergedError(ScfmError):
+    """The loss is no longer a number."""
 
 
 class OutputError(ScfmError):

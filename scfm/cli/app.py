@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import signal
 import sys
 import traceback
 import warnings
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    with _warnings_as_lines(debug):
+    with _warnings_as_lines(debug), _signals_as_errors():
         sys.exit(_run(arguments, debug))
 
 
@@ -55,8 +56,6 @@ def _run(arguments: list[str], debug: bool) -> int:
         return int(exit_.code or 0)
     except ScfmError as error:
         return _say(error, debug, 2)
-    except KeyboardInterrupt:
-        return _say(Interrupted("Stopped on request. No output was written."), debug, 2)
     except BrokenPipeError:
         return 1
     except Exception as error:  # noqa: BLE001 the last resort: said to be ours, never swallowed
@@ -69,6 +68,21 @@ def _run(arguments: list[str], debug: bool) -> int:
         )
         return 1
     return int(found or 0)
+
+
+@contextlib.contextmanager
+def _signals_as_errors() -> Iterator[None]:
+    """Ctrl-C and SIGTERM as an error that unwinds: temporary files go, one line is said."""
+
+    def stop(*_: object) -> None:
+        raise Interrupted("Stopped on request. What was there before is as it was.")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say(error: ScfmError, debug: bool, code: int) -> int:

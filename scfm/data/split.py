@@ -1,20 +1,21 @@
 """Which cells are held out.
 
-in   cell numbers
-out  a mask; the same cell is held out in every run with the same seed, whatever else changes
+in   how many cells there are, how many to hold out at most
+out  cell numbers, ascending; the rest train
 """
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 
-def is_held_out(
-    cell_index: Int[np.ndarray, " cell"], share: float, seed: int
-) -> Bool[np.ndarray, " cell"]:
-    """A random ``share`` of cells, drawn once from ``seed``.
+def held_out_cells(
+    n_cells: int, share: float, most: int, seed: int
+) -> Int[np.ndarray, " held_out"]:
+    """A random ``share`` of the cells, but no more than ``most``, drawn from all of them alike.
 
-    Held-out cells come from the same donors and runs as the others: good to watch a loss curve
-    with, optimistic as a measure of quality.
+    The same numbers for the same arguments. Held-out cells come from the same donors and runs as
+    the others: good to watch a loss curve with, optimistic as a measure of quality.
     """
+    n_held_out = min(round(share * n_cells), most)
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, 0x5EED])))
-    return generator.random(len(cell_index)) < share
+    return np.sort(generator.choice(n_cells, n_held_out, replace=False, shuffle=False))

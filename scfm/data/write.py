@@ -9,6 +9,7 @@ Everything is written under a temporary name in the same folder and renamed when
 import errno
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from scfm.data.counts import CellSource
-from scfm.errors import InputError, MissingFileError, OutputError
+from scfm.errors import InputError, MissingFileError, OutputError, ScfmWarning
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -202,11 +203,19 @@ def write_annotated(
     """An h5ad of the source's cells plus what ``write`` adds, in flat memory.
 
     A copy, byte for byte, where the source is an h5ad file; else a new h5ad with the raw counts
-    as X. ``out`` may be the source's own file.
+    as X, obs and var, which is said. ``out``, which must end in .h5ad, may be the source's own.
     """
+    if Path(out).suffix != ".h5ad":
+        raise OutputError(f"Cannot write {out}: the output is an h5ad file. Give it that ending.")
     if getattr(source, "format", None) == "h5ad":
         copy_h5ad_with(source.name, out, write)
     else:
+        warnings.warn(
+            f"{source.name} is no h5ad file: {out} gets its raw counts ({source.counts_from}) as "
+            "X, its obs and its var, and nothing else it may hold.",
+            ScfmWarning,
+            stacklevel=2,
+        )
         write_h5ad_from(source, out, write)
 
 

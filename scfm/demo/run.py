@@ -35,10 +35,10 @@ from scfm.evaluate.celltype import (
 from scfm.evaluate.report import write_metrics, write_report
 from scfm.evaluate.results import Evaluation
 from scfm.model.pretrained import ScfmModel
-from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig
+from scfm.tasks.neighbours import NeighbourClassifier
 from scfm.tasks.pretrain import PretrainRun, pretrain
 from scfm.tokens.inputs import open_input
-from scfm.tools.annotation import annotate, fit_reference
+from scfm.tools.annotation import annotate_settings, annotate_with
 from scfm.tools.embedding import embed, embed_source, model_id, vocab_of
 from scfm.tools.loading import load
 from scfm.train.loggers import read_metrics
@@ -48,6 +48,10 @@ CELLS = Path(__file__).parent / "cells"
 LABEL = "cell_type"
 MARKER = "scfm_demo.txt"  # in the folder of an earlier demo, which may be replaced
 SEED = 0
+WRITTEN = (
+    *("config.yaml", "data.json", "vocab.tsv", "metrics.csv", "checkpoints", "model"),
+    *("reference.h5ad", "query_annotated.h5ad", "metrics.json", "report.html"),
+)
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ def run_demo(
 
     Raises OutputError where ``out`` holds something else, and what pretraining raises.
     """
-    clear_earlier_demo(out)
     data = read_cells()
+    clear_earlier_demo(out)
     write_h5ad(data.reference, out / "reference.h5ad")
     run = replace(load_config(PretrainRun, config, overrides), data=(str(out / "reference.h5ad"),))
     say(f"Pretraining {config} on {data.reference.n_obs:,} sorted PBMC, {run.trainer.steps} steps")
@@ -80,13 +84,15 @@ def run_demo(
     model = load(out)
 
     say(f"Embedding and annotating {data.query.n_obs:,} cells of PBMC3k")
-    for cells in (data.reference, data.query):
-        embed(cells, model)
-    annotate(data.query, model, reference=data.reference, label_key=LABEL)
+    embed(data.reference, model)
+    voters = NeighbourClassifier.fit(
+        np.asarray(data.reference.obsm["X_scfm"]), data.reference.obs[LABEL].to_numpy()
+    )
+    settings = annotate_settings(voters, "reference.h5ad", LABEL, model)
+    annotate_with(data.query, model, voters, run.input, "scfm", settings)
     untrained = embed_untrained(model, run, data)
 
     say("Running the baselines on the same cells")
-    voters = fit_reference(model, data.reference, LABEL, NeighbourConfig())
     evaluation = evaluate_transfer(
         data.truth,
         {
@@ -118,13 +124,15 @@ def embed_untrained(
 
 
 def clear_earlier_demo(out: Path) -> None:
-    """An empty folder with the marker in it."""
+    """A folder with the marker in it and none of an earlier demo's files."""
     if out.is_dir() and any(out.iterdir()):
         if not (out / MARKER).exists():
             raise OutputError(
                 f"{out} holds files that are not an earlier demo's. Choose another folder: --out"
             )
-        shutil.rmtree(out)
+        for name in WRITTEN:  # what else lies there is the user's
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     make_folder(out)
     (out / MARKER).write_text("Made by scfm demo, which may replace this folder.\n")
 

@@ -125,9 +125,9 @@ def _padded_index(packing: Packing, cells: Tensor, longest: int) -> tuple[Tensor
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing) -> Tensor:
-    if varlen_attn is None:
+    if varlen_attn is None or not q.is_cuda:
         raise ConfigError(
-            "model.attention is 'varlen', which needs torch >= 2.10; set it to 'auto'."
+            "model.attention is 'varlen', which needs CUDA and torch >= 2.10; set it to 'auto'."
         )
     return varlen_attn(q, k, v, queries.offsets, keys.offsets, queries.longest, keys.longest)  # pyright: ignore[reportReturnType]  # a tensor unless auxiliary outputs are asked for
 

@@ -36,6 +36,14 @@ class ModelSizes:
     attention: str = "auto"
 
     def __post_init__(self) -> None:
+        if min(self.d_model, self.n_heads) < 1:
+            raise ValueError("model.d_model and model.n_heads must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
+        if not self.initializer_range > 0:
+            raise ValueError(
+                f"model.initializer_range must be positive, got {self.initializer_range}"
+            )
         if self.d_model % self.n_heads:
             raise ValueError(
                 f"model.d_model ({self.d_model}) must divide by model.n_heads ({self.n_heads})"

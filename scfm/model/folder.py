@@ -52,16 +52,19 @@ def _from_hub(name: str) -> Path:
 
 
 def read_provenance(folder: Path) -> dict[str, Any]:
-    """Read provenance.json and hold the weights to the hash in it."""
+    """Read provenance.json and hold weights and config to the hashes in it."""
     try:
         provenance = json.loads((folder / PROVENANCE).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{folder / PROVENANCE} is not readable JSON: {error}.") from error
-    wanted, found = provenance.get("weights_sha256"), sha256(folder / WEIGHTS)
-    if wanted != found:
-        raise ModelError(
-            f"{folder / WEIGHTS} has changed since it was saved (sha256 {found[:12]}, provenance "
-            f"says {str(wanted)[:12]}): truncated, or not this model's. Copy the folder again from "
-            "where it was made."
-        )
+    if not isinstance(provenance, dict):
+        raise ModelError(f"{folder / PROVENANCE} holds no provenance. Copy the folder again.")
+    for name, key in ((WEIGHTS, "weights_sha256"), (CONFIG, "config_sha256")):
+        wanted, found = provenance.get(key), sha256(folder / name)
+        if wanted != found:
+            raise ModelError(
+                f"{folder / name} has changed since it was saved (sha256 {found[:12]}, provenance "
+                f"says {str(wanted)[:12]}): truncated, altered, or not this model's. Copy the "
+                "folder again from where it was made."
+            )
     return provenance

@@ -30,11 +30,21 @@ from scfm.model.config import ModelSizes, ScfmConfig
 from scfm.model.decoder import CellHead, QueryDecoder
 from scfm.model.embed import TokenEmbedding
 from scfm.model.encoder import Encoder
-from scfm.model.folder import PROVENANCE, VOCAB, WEIGHTS, find_model, read_provenance
+from scfm.model.folder import CONFIG, PROVENANCE, VOCAB, WEIGHTS, find_model, read_provenance
 from scfm.model.init import initialise
 from scfm.tokens.collate import N_SPECIALS
 from scfm.tokens.vocab import GeneVocab
 
+# All that a folder with an odd config.json or weights file makes transformers raise.
+LOADING_ERRORS = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    TypeError,
+    KeyError,
+    AttributeError,
+)
 Pooling = Literal["cell", "mean", "max", "S", "T"]
 
 
@@ -125,7 +135,11 @@ class ScfmModel(PreTrainedModel):
         folder = Path(save_directory)
         super().save_pretrained(folder, **kwargs)
         self.vocab.save(folder / VOCAB)
-        self.provenance = {**self.provenance, "weights_sha256": sha256(folder / WEIGHTS)}
+        hashes = {
+            "weights_sha256": sha256(folder / WEIGHTS),
+            "config_sha256": sha256(folder / CONFIG),
+        }
+        self.provenance = {**self.provenance, **hashes}
         (folder / PROVENANCE).write_text(json.dumps(self.provenance, indent=2) + "\n")
 
     @classmethod
@@ -160,6 +174,12 @@ class ScfmModel(PreTrainedModel):
 
 def save_model(model: ScfmModel, folder: Path) -> None:
     """``save_pretrained`` into a folder that appears whole or not at all."""
+    broken = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
+    if broken:
+        raise ModelError(
+            f"The model has NaN or infinite weights ({', '.join(broken[:3])}): training diverged. "
+            "Nothing was exported. Start again with a lower --set optim.lr=..."
+        )
     with atomic_folder(folder, marker=PROVENANCE) as temporary, _quiet_transformers():
         model.save_pretrained(temporary)
 
@@ -182,7 +202,7 @@ def _pool_genes(tokens: Tensor, how: str) -> Tensor:
 def _plain_errors(folder: Path):
     try:
         yield
-    except (SafetensorError, OSError, json.JSONDecodeError, ValueError, RuntimeError) as error:
+    except LOADING_ERRORS as error:
         raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
 
 

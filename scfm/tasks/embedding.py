@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 
 from scfm.data.counts import CountRows
-from scfm.errors import ScfmWarning
+from scfm.errors import ConfigError, ModelError, ScfmWarning
 from scfm.model.pretrained import Pooling, ScfmModel
 from scfm.tokens.collate import N_SPECIALS
 from scfm.tokens.pool import PoolMember
@@ -43,6 +43,11 @@ def embed_cells(
 
     Warns once, at the end, when cells had more expressed genes than the model was trained on.
     """
+    if target_depth is not None and not 0 <= target_depth <= 9:
+        raise ConfigError(
+            f"target_depth is log10 of a total count, from 0 to 9; got {target_depth:g}. "
+            "For 10,000 counts give 4."
+        )
     most, n_beyond = model.config.max_genes, 0
     model.eval()
     for rows in member.source.chunks(CHUNK_CELLS):
@@ -51,7 +56,10 @@ def embed_cells(
             for first, last in _batches(rows, batch_size, MOST_TOKENS[model.device.type == "cpu"])
         ]
         n_beyond += sum(n for _, n in found)
-        yield rows.cell_index, np.concatenate([embedded for embedded, _ in found])
+        embedded = np.concatenate([e for e, _ in found])
+        if not np.isfinite(embedded).all():
+            raise ModelError("The model's embeddings are NaN or infinite. Take another model.")
+        yield rows.cell_index, embedded
     if n_beyond:
         warnings.warn(
             f"{n_beyond:,} of {member.source.n_cells:,} cells express more than the {most:,} "

@@ -9,6 +9,7 @@ by asking the cell's other genes (query decoder), once from the cell's one state
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from scfm.batch import CellBatch
 from scfm.config import load_config, to_mapping, to_yaml
 from scfm.data.fingerprint import sha256
 from scfm.data.genes import GeneReport
-from scfm.data.split import is_held_out
+from scfm.data.split import held_out_cells
 from scfm.data.write import atomic_path, make_folder
 from scfm.errors import ConfigError, InputError
 from scfm.model.attention import Packing
@@ -40,8 +41,10 @@ from scfm.train.optim import OptimConfig, build_optimizer
 from scfm.train.trainer import TrainerConfig, build_trainer, quiet_lightning
 from scfm.version import __version__
 
+LOSSES = ("loss", "loss_query", "loss_cell")
 METRICS = [
-    *("loss", "loss_query", "loss_cell", "lr", "gradient_norm", "cells_per_s", "tokens_per_s"),
+    *LOSSES,
+    *("lr", "gradient_norm", "cells_per_s", "tokens_per_s"),
     *("val_loss", "val_loss_query", "val_loss_cell", "val_loss_expressed", "val_loss_zero"),
 ]
 
@@ -53,7 +56,7 @@ class ObjectiveConfig:
     cell_weight: float = 1.0  # of the loss from the cell state, against the query decoder's
 
     def __post_init__(self) -> None:
-        if self.cell_weight < 0:
+        if not 0 <= self.cell_weight < float("inf"):
             raise ValueError(f"objective.cell_weight must be at least 0, got {self.cell_weight}")
 
 
@@ -61,7 +64,7 @@ class ObjectiveConfig:
 class PretrainRun:
     """A whole pretraining run; one YAML file."""
 
-    seed: int = 0
+    seed: int = 0  # 0 to 2**32 - 1
     data: tuple[str, ...] = ()  # count files; --data replaces them
     input: InputConfig = field(default_factory=InputConfig)
     model: ModelSizes = field(default_factory=ModelSizes)
@@ -72,6 +75,10 @@ class PretrainRun:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be from 0 to 4294967295, got {self.seed}")
+
 
 class PretrainModule(L.LightningModule):
     """Model + objective + what is logged of them."""
@@ -79,6 +86,7 @@ class PretrainModule(L.LightningModule):
     def __init__(self, model: ScfmModel, objective: ObjectiveConfig, optim: OptimConfig):
         super().__init__()
         self.model, self.objective, self.optim = model, objective, optim
+        self.so_far: torch.Tensor | int = 0  # losses of the step's micro-batches, summed
 
     def losses(self, cells: CellBatch) -> dict[str, torch.Tensor]:
         """The loss and its parts on one batch."""
@@ -98,19 +106,27 @@ class PretrainModule(L.LightningModule):
 
     def training_step(self, cells: CellBatch, batch_idx: int) -> torch.Tensor:
         found = self.losses(cells)
-        for name in ("loss", "loss_query", "loss_cell"):
-            self.log(name, found[name].detach())
+        parts = torch.stack([found[name].detach() for name in LOSSES])
+        # A step's loss is the mean over its micro-batches and processes, whose shares are equal.
+        self.so_far = parts + (self.so_far if batch_idx % self._accumulate else 0)
+        if (batch_idx + 1) % self._accumulate == 0:
+            for name, value in zip(LOSSES, self.so_far / self._accumulate, strict=True):
+                self.log(name, value, sync_dist=self.trainer.world_size > 1)
         return found["loss"]
+
+    @property
+    def _accumulate(self) -> int:
+        return self.trainer.accumulate_grad_batches
 
     def validation_step(self, cells: CellBatch, batch_idx: int) -> None:
         found = self.losses(cells)
         error, is_expressed = found["squared_error"], found["is_expressed"]
-        shown = {name: found[name] for name in ("loss", "loss_query", "loss_cell")}
+        shown = {name: found[name] for name in LOSSES}
         shown["loss_expressed"] = error[is_expressed].mean()
         if not is_expressed.all():
             shown["loss_zero"] = error[~is_expressed].mean()
         for name, value in shown.items():
-            self.log(f"val_{name}", value, batch_size=cells.n_cells, sync_dist=True)
+            self.log(f"val_{name}", value, batch_size=cells.n_cells)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.trainer._logger_connector.should_update_logs:
@@ -154,50 +170,67 @@ def pretrain(run: PretrainRun, out: Path, *, vocab: GeneVocab | None = None) -> 
     make_folder(out)
     vocab = vocab or GeneVocab.human()
     data = open_data(run, vocab)
-    _write_run_files(run, out, data)
+    _write_run_files(run, out, data, vocab)
     return _fit(run, out, vocab, data, checkpoint=None)
 
 
-def resume(out: Path, *, vocab: GeneVocab | None = None) -> Path:
-    """Go on with a run from its newest whole checkpoint, on the data it was started with."""
-    run = read_run(out)
+# What may differ when a run goes on: where it runs, never what it computes.
+MACHINE_KEYS = tuple(f"trainer.{k}" for k in ("accelerator", "devices", "num_nodes", "strategy"))
+
+
+def resume(out: Path, overrides: Sequence[str] = ()) -> Path:
+    """Go on with a run from its newest whole checkpoint, on the data it was started with.
+
+    ``overrides`` may move it to another machine or number of processes (``MACHINE_KEYS``).
+    Raises ConfigError for any other key, and where ``out`` is no run; InputError where the data
+    is gone or has changed.
+    """
+    for override in overrides:
+        if override.partition("=")[0] not in MACHINE_KEYS:
+            raise ConfigError(
+                f"--resume goes on with the run as it was configured; --set {override} would "
+                f"change it. Only {', '.join(MACHINE_KEYS)} may be set."
+            )
+    run = read_run(out, overrides)
     checkpoint = latest_checkpoint(out)
-    vocab = vocab or GeneVocab.human()
-    data = open_data(run, vocab)
     _require_same_data(out)
-    return _fit(run, out, vocab, data, checkpoint)
+    vocab = GeneVocab.load(out / "vocab.tsv")
+    return _fit(run, out, vocab, open_data(run, vocab), checkpoint)
 
 
 def open_data(run: PretrainRun, vocab: GeneVocab) -> RunData:
     """Open every file, match its genes, refuse what cannot be used, draw the held-out cells."""
     opened = [open_input(path, vocab, run.input, run.tokens) for path in run.data]
     pool = CellPool([member for member, _ in opened], seed=run.seed)
-    cells = np.arange(pool.n_cells)
-    held_out = is_held_out(cells, run.loader.held_out_share, run.seed)
-    training = cells[~held_out]
+    held_out = held_out_cells(
+        pool.n_cells, run.loader.held_out_share, run.loader.max_held_out, run.seed
+    )
+    training = np.setdiff1d(np.arange(pool.n_cells), held_out)
     if len(training) == 0:
         raise InputError("No cells are left to train on; lower loader.held_out_share.")
     reports = {member.source.name: report for member, report in opened}
-    return RunData(pool, training, cells[held_out][: run.loader.max_held_out], reports)
+    return RunData(pool, training, held_out, reports)
 
 
-def read_run(out: Path) -> PretrainRun:
+def read_run(out: Path, overrides: Sequence[str] = ()) -> PretrainRun:
     """The settings a run was started with."""
     path = out / "config.yaml"
     if not path.exists():
         raise ConfigError(f"{out} is no run folder: it has no config.yaml. Check --out.")
-    return load_config(PretrainRun, str(path))
+    return load_config(PretrainRun, str(path), overrides)
 
 
-def _write_run_files(run: PretrainRun, out: Path, data: RunData) -> None:
+def _write_run_files(run: PretrainRun, out: Path, data: RunData, vocab: GeneVocab) -> None:
     with atomic_path(out / "config.yaml") as temporary:
         temporary.write_text(to_yaml(_absolute(run)))
     found = {
-        "files": {path: sha256(Path(path)) for path in run.data if Path(path).is_file()},
+        "files": [[path, sha256(Path(path))] for path in _absolute(run).data],
         "n_cells": data.pool.n_cells,
         "n_held_out": len(data.held_out),
         "genes": {name: report.to_dict() for name, report in data.reports.items()},
     }
+    with atomic_path(out / "vocab.tsv") as temporary:
+        vocab.save(temporary)
     with atomic_path(out / "data.json") as temporary:
         temporary.write_text(json.dumps(found, indent=2) + "\n")
 
@@ -208,8 +241,12 @@ def _absolute(run: PretrainRun) -> PretrainRun:
 
 
 def _require_same_data(out: Path) -> None:
-    recorded = json.loads((out / "data.json").read_text())["files"]
-    for path, wanted in recorded.items():
+    for path, wanted in json.loads((out / "data.json").read_text())["files"]:
+        if not Path(path).exists():
+            raise InputError(
+                f"{path}, which this run was started with, is gone. Put it back, or start a new "
+                "run with another --out."
+            )
         if sha256(Path(path)) != wanted:
             raise InputError(
                 f"{path} has changed since this run was started, so its cells are no longer those "
@@ -266,7 +303,7 @@ def _provenance(run: PretrainRun, out: Path, trainer: L.Trainer, seconds: float)
         # File names alone: where they lay is nobody's business.
         "run": to_mapping(replace(run, data=tuple(Path(path).name for path in run.data))),
         "data": {
-            "files": {Path(path).name: digest for path, digest in data["files"].items()},
+            "files": [[Path(path).name, digest] for path, digest in data["files"]],
             "n_cells": data["n_cells"],
             "n_held_out": data["n_held_out"],
         },

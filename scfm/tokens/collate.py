@@ -43,8 +43,8 @@ class TokenConfig:
             raise ValueError(f"tokens.max_genes must be at least 1, got {self.max_genes}")
         if not 0 < self.target_share < 1:
             raise ValueError(f"tokens.target_share must be in (0, 1), got {self.target_share}")
-        if not 0 <= self.zero_ratio < np.inf:
-            raise ValueError(f"tokens.zero_ratio must be at least 0, got {self.zero_ratio}")
+        if not 0 <= self.zero_ratio <= 100:
+            raise ValueError(f"tokens.zero_ratio must be in [0, 100], got {self.zero_ratio}")
         if not 0 <= self.downsample_probability <= 1:
             found = self.downsample_probability
             raise ValueError(f"tokens.downsample_probability must be in [0, 1], got {found}")

@@ -6,7 +6,7 @@ out  obs["scfm_cell_type"], obs["scfm_confidence"], obs["scfm_runner_up"]; setti
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,12 @@ from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig, Neighbou
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tools.embedding import (
     checked_batch_size,
+    checked_key,
     embed_settings,
     embed_source,
     model_id,
     new_embedding,
+    scfm_uns,
     vocab_of,
     write_settings,
 )
@@ -102,38 +104,47 @@ def annotate(
     Raises LabelError where the reference has no such column or no labels.
     """
     adata = adata.copy() if copy else adata
-    model = as_model(model)
-    voters = fit_reference(
-        model,
-        reference,
-        label_key,
-        NeighbourConfig(n_neighbours=n_neighbours, min_confidence=min_confidence),
-        pooling=pooling,
-        batch_size=batch_size,
-    )
+    model, key_added = as_model(model), checked_key(key_added)
     config = InputConfig(
         layer=layer,
         species=species,  # pyright: ignore[reportArgumentType]  # checked by align
         orthologs=orthologs,
         minimum_coverage=minimum_coverage,
     )
+    voters = fit_reference(
+        model,
+        reference,
+        label_key,
+        NeighbourConfig(n_neighbours=n_neighbours, min_confidence=min_confidence),
+        reading=config,
+        pooling=pooling,
+        batch_size=batch_size,
+    )
+    settings = annotate_settings(voters, reference, label_key, model)
+    annotate_with(adata, model, voters, config, key_added, settings, pooling, batch_size)
+    return adata if copy else None
+
+
+def annotate_with(
+    adata: "AnnData",
+    model: ScfmModel,
+    voters: NeighbourClassifier,
+    config: InputConfig,
+    key_added: str,
+    settings: dict[str, Any],
+    pooling: Pooling = "cell",
+    batch_size: int = 64,
+) -> None:
+    """Embed an AnnData and let a fitted reference label it; ``settings`` are kept in uns."""
     member, report = open_input(adata, vocab_of(model), config)
-    kept = _kept_embedding(adata, model, pooling)
-    adata.obsm[EMBEDDING] = (
-        kept if kept is not None else embed_source(model, member, pooling, None, batch_size)
-    )
-    columns = obs_columns(
-        voters.predict(np.asarray(adata.obsm[EMBEDDING])), key_added, voters.classes
-    )
+    embedded = embed_source(model, member, pooling, None, batch_size)
+    columns = obs_columns(voters.predict(embedded), key_added, voters.classes)
     columns.index = adata.obs_names
+    adata.obsm[EMBEDDING] = embedded
     for name in columns:
         adata.obs[name] = columns[name]
-    settings = {
-        EMBEDDING: embed_settings(model, member, report, pooling, None),
-        key_added: annotate_settings(voters, reference, label_key, model),
-    }
-    adata.uns["scfm"] = {**adata.uns.get("scfm", {}), **settings}
-    return adata if copy else None
+    made = embed_settings(model, member, report, pooling, None)
+    adata.uns["scfm"] = {**scfm_uns(adata), EMBEDDING: made, key_added: settings}
 
 
 def annotate_file(
@@ -151,16 +162,17 @@ def annotate_file(
     config: InputConfig | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> AnnotationSummary:
-    """Label a file's cells in a new h5ad that holds everything the old one did.
+    """Label a file's cells in a new h5ad that holds everything an old h5ad did.
 
     The file is read in chunks; what grows with it are the label and two numbers a cell.
     """
-    model = as_model(model)
+    model, key_added = as_model(model), checked_key(key_added)
     voters = fit_reference(
         model,
         reference,
         label_key,
         NeighbourConfig(n_neighbours=n_neighbours, min_confidence=min_confidence),
+        reading=config,
         pooling=pooling,
         batch_size=batch_size,
     )
@@ -197,29 +209,20 @@ def fit_reference(
     label_key: str,
     config: NeighbourConfig,
     *,
+    reading: InputConfig | None = None,
     pooling: Pooling = "cell",
     batch_size: int = 64,
 ) -> NeighbourClassifier:
-    """Embed the reference, unless this model has done so, and let its labelled cells vote."""
-    embedded = _kept_embedding(reference, model, pooling)
-    if embedded is not None and not isinstance(reference, (str, Path)):
-        return NeighbourClassifier.fit(
-            embedded, reference_labels(reference.obs, "AnnData", label_key), config
-        )
-    member, _ = open_input(reference, vocab_of(model), InputConfig())
+    """Embed the reference and let its labelled cells vote.
+
+    ``reading`` says how the query is read; what of it can hold for two data sets holds here too,
+    so not the layer, and not a species that was named: the reference may be of the other.
+    """
+    own = replace(reading or InputConfig(), layer=None, species="auto")
+    member, _ = open_input(reference, vocab_of(model), own)
     labels = reference_labels(member.source.obs, member.source.name, label_key)
     embedded = embed_source(model, member, pooling, None, batch_size)
     return NeighbourClassifier.fit(embedded, labels, config)
-
-
-def _kept_embedding(adata: Any, model: ScfmModel, pooling: Pooling) -> np.ndarray | None:
-    """The embedding an AnnData already holds, if these very weights made it in the same way."""
-    if isinstance(adata, (str, Path)) or EMBEDDING not in adata.obsm:
-        return None
-    made = adata.uns.get("scfm", {}).get(EMBEDDING, {})
-    wanted = {"weights_sha256": model_id(model), "pooling": pooling, "target_depth": "source"}
-    is_same = bool(model_id(model)) and all(made.get(k) == v for k, v in wanted.items())
-    return np.asarray(adata.obsm[EMBEDDING]) if is_same else None
 
 
 def reference_labels(obs: Any, name: str, label_key: str) -> np.ndarray:

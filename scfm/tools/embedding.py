@@ -4,10 +4,11 @@ in   AnnData or a path, a model
 out  obsm["X_scfm"], settings and gene report in uns["scfm"]
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 from jaxtyping import Float
 
@@ -65,7 +66,7 @@ def embed(
     ``uns["scfm"][key_added]``.
     """
     adata = adata.copy() if copy else adata
-    model = as_model(model)
+    model, key_added = as_model(model), checked_key(key_added)
     config = InputConfig(
         layer=layer,
         species=species,  # pyright: ignore[reportArgumentType]  # checked by align
@@ -75,7 +76,7 @@ def embed(
     member, report = open_input(adata, vocab_of(model), config)
     adata.obsm[key_added] = embed_source(model, member, pooling, target_depth, batch_size)
     settings = embed_settings(model, member, report, pooling, target_depth)
-    adata.uns["scfm"] = {**adata.uns.get("scfm", {}), key_added: settings}
+    adata.uns["scfm"] = {**scfm_uns(adata), key_added: settings}
     return adata if copy else None
 
 
@@ -111,12 +112,14 @@ def embed_file(
     config: InputConfig | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> GeneReport:
-    """Embed a file into a new h5ad that holds everything the old one did.
+    """Embed a file into a new h5ad that holds everything an old h5ad did.
+
+    Of the other formats it holds the raw counts as X, obs and var, and a warning says so.
 
     The matrix is read in chunks and the embedding written as it is made, so memory does not grow
     with the number of cells. ``out`` appears when it is complete, or stays what it was.
     """
-    model = as_model(model)
+    model, key_added = as_model(model), checked_key(key_added)
     member, report = open_input(path, vocab_of(model), config or InputConfig(), backed=True)
     settings = embed_settings(model, member, report, pooling, target_depth)
 
@@ -150,10 +153,23 @@ def new_embedding(file: SafeFile, key: str, n_cells: int, d: int) -> Any:
     return array
 
 
+def scfm_uns(adata: "AnnData") -> dict[str, Any]:
+    """uns["scfm"] as it is; nothing where something else of that name lies there."""
+    kept = adata.uns.get("scfm")
+    return dict(kept) if isinstance(kept, Mapping) else {}
+
+
+def checked_key(key: str) -> str:
+    """A name that obsm, obs and uns can hold. Raises ConfigError."""
+    if not key or "/" in key:
+        raise ConfigError(f"key_added is '{key}'; wanted a name without '/', such as X_scfm.")
+    return key
+
+
 def write_settings(file: SafeFile, key: str, settings: dict[str, Any]) -> None:
     """Settings into uns["scfm"][key], beside what is there."""
     for group in ("uns", "uns/scfm"):
-        if group not in file:
+        if group not in file or not isinstance(file[group], h5py.Group):
             put(file, group, {})
     put(file, f"uns/scfm/{key}", settings)
 

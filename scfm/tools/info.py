@@ -84,7 +84,7 @@ def _model_in_words(found: dict[str, Any]) -> str:
     data = made.get("data", {})
     if data:
         lines.append(f"trained on {data['n_cells'] - data['n_held_out']:,} cells of:")
-        lines += [f"  {name}  sha256 {digest[:12]}" for name, digest in data["files"].items()]
+        lines += [f"  {name}  sha256 {digest[:12]}" for name, digest in data["files"]]
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ in   a trainer's events
 out  logged scalars, lines or a bar on stderr, a checkpoint when asked to stop
 """
 
+import math
 import signal
 import sys
 import time
@@ -14,7 +15,7 @@ import lightning.pytorch as L
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from scfm.errors import Interrupted
+from scfm.errors import DivergedError, Interrupted
 
 
 class Throughput(L.Callback):
@@ -42,6 +43,12 @@ class Throughput(L.Callback):
         self.cells += batch.n_cells * trainer.world_size
         self.tokens += batch.n_tokens * trainer.world_size
         if trainer._logger_connector.should_update_logs:
+            loss = trainer.callback_metrics.get("loss")
+            if loss is not None and not math.isfinite(float(loss)):
+                raise DivergedError(
+                    f"The loss is {float(loss)} at step {trainer.global_step:,}: it diverged. "
+                    "The last checkpoint is kept. Start a new run with a lower --set optim.lr=..."
+                )
             seconds = time.perf_counter() - self.since
             pl_module.log("cells_per_s", self.cells / seconds)
             pl_module.log("tokens_per_s", self.tokens / seconds)

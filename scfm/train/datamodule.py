@@ -20,6 +20,7 @@ from scfm.data.order import CellOrder
 from scfm.errors import ConfigError
 from scfm.tokens.pool import CellPool
 
+HELD_OUT_BATCH = 64  # cells
 VALIDATION_EPOCH = 2**31  # no training epoch: held-out cells keep one draw of targets for ever
 
 
@@ -34,6 +35,8 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"loader.batch_size must be at least 1, got {self.batch_size}")
+        if self.max_held_out < 0:
+            raise ValueError(f"loader.max_held_out must be at least 0, got {self.max_held_out}")
         if not 0 <= self.held_out_share < 1:
             raise ValueError(f"loader.held_out_share must be in [0, 1), got {self.held_out_share}")
 
@@ -64,13 +67,14 @@ class CellLoader:
 
 
 class HeldOutLoader:
-    """The held-out cells with the same targets every time."""
+    """The held-out cells with the same targets every time, in batches of a fixed size.
 
-    def __init__(
-        self, pool: CellPool, cells: Int[np.ndarray, " cell"], batch_size: int, shard: slice
-    ):
-        self.pool, self.batch_size = pool, batch_size
-        self.cells = cells[shard]
+    Every process judges all of them: they are few, and so the figure cannot hang on how many
+    processes there are.
+    """
+
+    def __init__(self, pool: CellPool, cells: Int[np.ndarray, " cell"]):
+        self.pool, self.cells, self.batch_size = pool, cells, HELD_OUT_BATCH
 
     def __len__(self) -> int:
         return -(-len(self.cells) // self.batch_size)
@@ -127,9 +131,7 @@ class CellDataModule(L.LightningDataModule):
     def val_dataloader(self) -> HeldOutLoader | list:
         if len(self.held_out_cells) == 0:
             return []
-        rank, world_size = self._place()
-        size = max(1, self.config.batch_size // (world_size * self.accumulate))
-        return HeldOutLoader(self.pool, self.held_out_cells, size, slice(rank, None, world_size))
+        return HeldOutLoader(self.pool, self.held_out_cells)
 
     def transfer_batch_to_device(
         self, batch: CellBatch, device: torch.device, dataloader_idx: int

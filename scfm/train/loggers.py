@@ -27,6 +27,10 @@ class LoggingConfig:
     wandb: Literal["off", "offline", "online"] = "off"
     wandb_project: str = "scfm"
 
+    def __post_init__(self) -> None:
+        if self.every_n_steps < 1:
+            raise ValueError(f"logging.every_n_steps must be at least 1, got {self.every_n_steps}")
+
 
 class CsvMetrics(Logger):
     """metrics.csv with fixed columns; a cell is empty where a number was not taken at that step.

@@ -20,13 +20,19 @@ class OptimConfig:
     weight_decay: float = 0.05  # matrices only: norms, biases and embeddings are spared
     beta1: float = 0.9
     beta2: float = 0.98
-    warmup_steps: int = 100
+    warmup_steps: int = 100  # at most half of the run
     final_lr_share: float = 0.05
     gradient_clip: float = 1.0  # global norm; 0 turns clipping off
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(f"optim.lr must be positive, got {self.lr}")
+        for name in ("weight_decay", "gradient_clip", "final_lr_share"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} must be at least 0, got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} must be in [0, 1), got {getattr(self, name)}")
         if self.warmup_steps < 0:
             raise ValueError(f"optim.warmup_steps must be at least 0, got {self.warmup_steps}")
 

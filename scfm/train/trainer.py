@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 import lightning.pytorch as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
+from scfm.errors import ConfigError
 from scfm.train.callbacks import StepProgress, StopOnRequest, Throughput
 from scfm.train.checkpoint import AtomicCheckpointIO, StepCheckpoint
 from scfm.train.loggers import CsvMetrics, LoggingConfig
@@ -26,7 +28,7 @@ class TrainerConfig:
     """How long, how exactly, on what."""
 
     steps: int = 1000  # optimiser steps
-    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     accumulate: int = 1  # micro-batches an optimiser step
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int | Literal["auto"] = 1  # under torchrun: processes on this node
@@ -37,9 +39,11 @@ class TrainerConfig:
     validate_every: int = 100  # optimiser steps
 
     def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "num_nodes", "checkpoint_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
+        counts = ("steps", "accumulate", "num_nodes", "checkpoint_every", "validate_every")
+        for name in (*counts, "keep_checkpoints", "devices"):
+            value = getattr(self, name)
+            if value != "auto" and value < 1:
+                raise ValueError(f"trainer.{name} must be at least 1, got {value}")
 
 
 def build_trainer(
@@ -53,8 +57,35 @@ def build_trainer(
 ) -> L.Trainer:
     """The whole run is one Lightning epoch of ``steps`` steps: epochs over the data are the
     loader's business, which alone knows where one ends."""
-    every = min(config.validate_every, config.steps) * config.accumulate
-    trainer = L.Trainer(
+    with _machine_errors_in_words(config):
+        trainer = _trainer(config, optim, logging, run, loggers, resume_command)
+    for logger in loggers:
+        if isinstance(logger, CsvMetrics):
+            logger.steps_done = lambda: trainer.global_step
+    return trainer
+
+
+@contextmanager
+def _machine_errors_in_words(config: TrainerConfig) -> Iterator[None]:
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ConfigError(
+            f"This machine cannot run trainer.accelerator={config.accelerator} with "
+            f"trainer.devices={config.devices}: {error} Try --set trainer.accelerator=auto "
+            "--set trainer.devices=1."
+        ) from error
+
+
+def _trainer(
+    config: TrainerConfig,
+    optim: OptimConfig,
+    logging: LoggingConfig,
+    run: Path,
+    loggers: list[Logger],
+    resume_command: str,
+) -> L.Trainer:
+    return L.Trainer(
         max_steps=config.steps,
         max_epochs=1,
         precision=config.precision,
@@ -67,7 +98,7 @@ def build_trainer(
         plugins=[AtomicCheckpointIO()],
         logger=loggers,
         log_every_n_steps=min(logging.every_n_steps, config.steps),
-        val_check_interval=every,
+        val_check_interval=min(config.validate_every, config.steps) * config.accumulate,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_progress_bar=False,
@@ -79,10 +110,6 @@ def build_trainer(
             StopOnRequest(run, resume_command),
         ],
     )
-    for logger in loggers:
-        if isinstance(logger, CsvMetrics):
-            logger.steps_done = lambda: trainer.global_step
-    return trainer
 
 
 # What Lightning says that is untrue or answered here, with the reason it may go unheard.
@@ -90,6 +117,7 @@ ANSWERED = (
     "Checkpoint directory .* exists and is not empty",  # so it must be, when a run is resumed
     "You're resuming from a checkpoint that ended before the epoch ended",  # the datamodule knows
     ".*does not have many workers",  # the loader runs in this process on purpose
+    ".*sync_dist=True",  # every process judges all held-out cells; there is nothing to average
     ".*LeafSpec",  # torch's renaming, Lightning's to follow
 )
 

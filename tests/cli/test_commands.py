@@ -48,7 +48,7 @@ def test_run_folder_is_complete(run_folder):
     assert (run_folder / "checkpoints" / "step=4.ckpt").exists()
     made = json.loads((run_folder / "model" / "provenance.json").read_text())
     assert made["steps"] == 4
-    assert list(made["data"]["files"]) == ["pbmc.h5ad"]
+    assert [name for name, _ in made["data"]["files"]] == ["pbmc.h5ad"]
     assert "/" not in json.dumps(made["run"]["data"])  # no path of the machine it was made on
 
 
@@ -131,6 +131,27 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(some_cells, tmp_path):
     done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (out / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_embed_leaves_what_was_there(toy_model_folder, tmp_path, rng, sent):
+    toy_adata(rng, n_cells=20_000).write_h5ad(tmp_path / "in.h5ad")
+    (tmp_path / "out.h5ad").write_text("an earlier result")
+    command = [
+        *(sys.executable, "-m", "scfm.cli.app", "embed", str(tmp_path / "in.h5ad")),
+        *("--model", str(toy_model_folder), "--out", str(tmp_path / "out.h5ad")),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("embed "):
+                process.send_signal(sent)
+                break
+        err = process.stderr.read()
+    assert process.returncode == 2, err
+    assert "scfm: Stopped on request" in err
+    assert (tmp_path / "out.h5ad").read_text() == "an earlier result"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.h5ad", "out.h5ad"]
 
 
 def test_full_disk_leaves_the_old_output(toy_model_folder, tmp_path, rng):

@@ -199,6 +199,11 @@ def test_reference_labels(capsys, adata, toy_model_folder, tmp_path, label, word
         ("optim.lr=-1", ["optim.lr must be positive"]),
         ("trainer.precision=fp8", ["trainer.precision"]),
         ("optim.lr", ["--set takes a.b=c"]),
+        ("trainer.steps=[1", ["not readable as a value"]),
+        ("trainer.devices=0", ["trainer.devices must be at least 1"]),
+        ("model.n_heads=0", ["at least 1"]),
+        ("optim.beta1=1.5", ["optim.beta1"]),
+        ("seed=-1", ["seed must be"]),
         ("model.n_heads=3", ["model.d_model (64) must divide by model.n_heads (3)"]),
     ],
 )

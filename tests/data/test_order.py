@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scfm.data.order import CellOrder
-from scfm.data.split import is_held_out
+from scfm.data.split import held_out_cells
 
 
 @settings(deadline=None, max_examples=60)
@@ -39,9 +39,11 @@ def test_epochs_and_seeds_differ_and_repeat():
     np.testing.assert_array_equal(one, CellOrder(n_cells=500, batch_size=500, seed=1).batch(0)[0])
 
 
-def test_held_out_share_and_stability():
-    cells = np.arange(20_000)
-    is_out = is_held_out(cells, 0.1, seed=3)
-    assert abs(is_out.mean() - 0.1) < 4 * np.sqrt(0.09 / 20_000)
-    np.testing.assert_array_equal(is_out, is_held_out(cells, 0.1, seed=3))
-    assert not is_held_out(cells, 0.0, seed=3).any()
+def test_held_out_cells_come_from_everywhere():
+    chosen = held_out_cells(20_000, 0.5, 1_000, seed=3)
+    assert len(chosen) == len(set(chosen)) == 1_000
+    by_fifth = np.histogram(chosen, bins=5, range=(0, 20_000))[0]
+    assert abs(by_fifth - 200).max() < 5 * np.sqrt(200)
+    np.testing.assert_array_equal(chosen, held_out_cells(20_000, 0.5, 1_000, seed=3))
+    assert len(held_out_cells(100, 0.05, 1_000, seed=3)) == 5
+    assert len(held_out_cells(100, 0.0, 1_000, seed=3)) == 0

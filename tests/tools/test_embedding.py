@@ -149,3 +149,11 @@ def test_cuda_equals_cpu(adata, toy_model_folder):
     on_cpu = embedded(adata.copy(), scfm.load(toy_model_folder, device="cpu"))
     on_gpu = embedded(adata, scfm.load(toy_model_folder, device="cuda"))
     np.testing.assert_allclose(on_gpu, on_cpu, rtol=1e-4, atol=1e-4)
+
+
+def test_cells_with_many_genes_are_passed_in_smaller_batches(adata, model, monkeypatch):
+    """The bound on tokens: every cell once, in order, also where one cell alone exceeds it."""
+    expected = embedded(adata.copy(), model)
+    for most in (1, 60, 1000):
+        monkeypatch.setattr("scfm.tasks.embedding.MOST_TOKENS", {True: most, False: most})
+        np.testing.assert_allclose(embedded(adata.copy(), model), expected, rtol=1e-5, atol=1e-5)

@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from scfm.config import to_mapping
-from scfm.errors import ConfigError, InputError, Interrupted, ScfmWarning
+from scfm.errors import ConfigError, DivergedError, InputError, Interrupted, ScfmWarning
 from scfm.model.pretrained import ScfmModel
 from scfm.tasks.pretrain import PretrainRun, pretrain, read_run, resume
 from scfm.train.callbacks import Throughput
@@ -98,7 +99,7 @@ def test_interrupted_run_ends_as_if_never_stopped(
         with pytest.raises(Interrupted, match=f"Stopped at step {stopped_at} .* --resume"):
             pretrain(run, tmp_path / "stopped", vocab=vocab)
     assert latest_checkpoint(tmp_path / "stopped").name == f"step={stopped_at}.ckpt"
-    resume(tmp_path / "stopped", vocab=vocab)
+    resume(tmp_path / "stopped")
     assert_same_model(tmp_path / "straight", tmp_path / "stopped")
     assert numbers(tmp_path / "straight") == numbers(tmp_path / "stopped")
 
@@ -112,7 +113,7 @@ def test_killed_run_resumes_from_its_checkpoint(run, tmp_path, monkeypatch, cras
         crash_at(patch, crashed_after)
         with pytest.raises(RuntimeError, match="killed"):
             pretrain(run, tmp_path / "killed", vocab=vocab)
-    resume(tmp_path / "killed", vocab=vocab)
+    resume(tmp_path / "killed")
     assert_same_model(tmp_path / "straight", tmp_path / "killed")
     assert numbers(tmp_path / "straight") == numbers(tmp_path / "killed")
 
@@ -134,7 +135,42 @@ def test_changed_data_is_refused(run, tmp_path, monkeypatch):
     adata = anndata.read_h5ad(run.data[0])
     adata[::-1].copy().write_h5ad(run.data[0])
     with pytest.raises(InputError, match="has changed since this run was started"):
-        resume(tmp_path / "run", vocab=vocab)
+        resume(tmp_path / "run")
+
+
+def test_data_that_is_gone_is_refused(run, tmp_path, monkeypatch):
+    stop_at(monkeypatch, 2)
+    with pytest.raises(Interrupted):
+        pretrain(run, tmp_path / "run", vocab=toy_vocab())
+    Path(run.data[0]).unlink()
+    with pytest.raises(InputError, match="is gone"):
+        resume(tmp_path / "run")
+
+
+def test_resume_may_move_but_not_change(run, tmp_path, monkeypatch):
+    stop_at(monkeypatch, 2)
+    with pytest.raises(Interrupted):
+        pretrain(run, tmp_path / "run", vocab=toy_vocab())
+    with pytest.raises(ConfigError, match="would change it"):
+        resume(tmp_path / "run", ["optim.lr=1"])
+    resume(tmp_path / "run", ["trainer.devices=1"])
+
+
+def test_a_diverged_run_stops_and_exports_nothing(run, tmp_path):
+    run = replace(run, optim=OptimConfig(lr=1e30, warmup_steps=0))
+    with pytest.raises(DivergedError, match=r"optim\.lr"):
+        pretrain(run, tmp_path / "run", vocab=toy_vocab())
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_logged_loss_is_the_whole_batchs(run, tmp_path):
+    """However the batch is cut into micro-batches."""
+    first = []
+    for accumulate in (1, 2, 4):
+        cut = replace(run, trainer=replace(run.trainer, accumulate=accumulate, steps=1))
+        pretrain(cut, tmp_path / str(accumulate), vocab=toy_vocab())
+        first.append(float(read_metrics(tmp_path / str(accumulate) / "metrics.csv")[0]["loss"]))
+    assert first == pytest.approx([first[0]] * 3, rel=1e-5)
 
 
 def test_run_folder_is_not_overwritten(run, tmp_path):

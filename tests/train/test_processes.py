@@ -1,0 +1,57 @@
+"""Two processes train as one does: the same batches, the same gradients, the same model."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = [
+    *("--set", "trainer.steps=6", "--set", "model.d_model=16", "--set", "loader.batch_size=8"),
+    *("--set", "trainer.validate_every=3", "--set", "logging.every_n_steps=1"),
+    *("--set", "trainer.accelerator=cpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def cells(demo_cells, tmp_path_factory):
+    path = tmp_path_factory.mktemp("cells") / "cells.h5ad"
+    ad.read_h5ad(demo_cells / "pbmc3k.h5ad")[::20].copy().write_h5ad(path)
+    return path
+
+
+def column(run: Path, name: str) -> np.ndarray:
+    with (run / "metrics.csv").open(newline="") as file:
+        return np.array([float(row[name]) for row in csv.DictReader(file) if row[name]])
+
+
+@pytest.mark.multiprocess
+def test_two_processes_equal_one(cells, tmp_path):
+    """By the launch script, as a user would; the oracle is the plain command."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment["OMP_NUM_THREADS"] = "1"
+    one, two = tmp_path / "one", tmp_path / "two"
+    commands = [
+        [
+            *(sys.executable, "-m", "scfm.cli.app", "pretrain", "--config", "scfm-tiny"),
+            *("--data", str(cells), "--out", str(one), *SETTINGS),
+        ],
+        [
+            *("bash", str(ROOT / "launch" / "torchrun.sh"), "2", str(two), "scfm-tiny"),
+            *(str(cells), "--", *SETTINGS),
+        ],
+    ]
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+    for name in ("loss", "gradient_norm", "val_loss"):
+        np.testing.assert_allclose(column(one, name), column(two, name), rtol=1e-4)
+    theirs = load_file(two / "model" / "model.safetensors")
+    for name, ours in load_file(one / "model" / "model.safetensors").items():
+        np.testing.assert_allclose(ours, theirs[name], rtol=0, atol=1e-4, err_msg=name)
