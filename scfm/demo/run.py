@@ -86,7 +86,9 @@ def run_demo(
     say(f"Embedding and annotating {data.query.n_obs:,} cells of PBMC3k")
     embed(data.reference, model)
     voters = NeighbourClassifier.fit(
-        np.asarray(data.reference.obsm["X_scfm"]), data.reference.obs[LABEL].to_numpy()
+        np.asarray(data.reference.obsm["X_scfm"]),
+        data.reference.obs[LABEL].to_numpy(),
+        depth=log_depth(data.reference),
     )
     settings = annotate_settings(voters, "reference.h5ad", LABEL, model)
     annotate_with(data.query, model, voters, run.input, "scfm", settings)
@@ -117,7 +119,7 @@ def embed_untrained(
     vocab = vocab_of(model)
     fresh = ScfmModel.from_scratch(vocab, run.model, max_genes=run.tokens.max_genes).eval()
     found = [
-        embed_source(fresh, open_input(cells, vocab, run.input)[0], "cell", None, 64)
+        embed_source(fresh, open_input(cells, vocab, run.input)[0], "cell", None, 64).embedding
         for cells in (data.reference, data.query)
     ]
     return found[0], found[1]
@@ -153,7 +155,7 @@ def read_cells() -> DemoData:
 
 def scfm_prediction(data: DemoData, voters: NeighbourClassifier) -> Prediction:
     """What ``annotate`` says, with "unknown" resolved to the label with most votes."""
-    found = voters.predict(np.asarray(data.query.obsm["X_scfm"]))
+    found = voters.predict(np.asarray(data.query.obsm["X_scfm"]), log_depth(data.query))
     here, elsewhere = found.is_unknown[data.is_judged], found.is_unknown[~data.is_judged]
     note = (
         "Nearest neighbours in the cell embedding. The scores do not use 'unknown'; it was said of "
@@ -166,9 +168,11 @@ def scfm_prediction(data: DemoData, voters: NeighbourClassifier) -> Prediction:
 def untrained_prediction(data: DemoData, embedded: tuple[np.ndarray, np.ndarray]) -> Prediction:
     """The same network with its first, random weights: what the architecture alone gives."""
     reference, query = embedded
-    voters = NeighbourClassifier.fit(reference, data.reference.obs[LABEL].to_numpy())
+    voters = NeighbourClassifier.fit(
+        reference, data.reference.obs[LABEL].to_numpy(), depth=log_depth(data.reference)
+    )
     note = "The same architecture with random weights, before any training."
-    found = voters.predict(query[data.is_judged])
+    found = voters.predict(query[data.is_judged], log_depth(data.query)[data.is_judged])
     return Prediction("scfm, untrained", "untrained", found.label, note)
 
 
@@ -183,6 +187,11 @@ def baselines(data: DemoData) -> dict[str, Prediction]:
         CountTable(sp.csr_matrix(query.X), query.var_names.astype(str).tolist()),
         seed=SEED,
     )
+
+
+def log_depth(adata: ad.AnnData) -> Float[np.ndarray, " cell"]:
+    """log10 of each cell's total count, the S of its tokens."""
+    return np.log10(np.asarray(sp.csr_matrix(adata.X).sum(axis=1), dtype=np.float64).ravel())
 
 
 def described(name: str, adata: ad.AnnData, n_judged: int) -> dict[str, Any]:

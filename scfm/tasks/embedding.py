@@ -1,11 +1,12 @@
 """Cells of any source -> one vector each, as a stream.
 
 in   a model and an opened input
-out  (cell numbers, float32 embeddings), a chunk at a time; memory does not grow with the file
+out  EmbeddedCells, a chunk at a time; memory does not grow with the file
 """
 
 import warnings
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,14 @@ CHUNK_CELLS = 2048  # read at a time; more would not be faster
 MOST_TOKENS = {True: 2**14, False: 2**18}
 
 
+class EmbeddedCells(NamedTuple):
+    """Some cells' embeddings, and the log10 of the total count each was seen at."""
+
+    cell_index: Int[np.ndarray, " cell"]
+    embedding: Float[np.ndarray, "cell d"]
+    depth: Float[np.ndarray, " cell"]
+
+
 def embed_cells(
     model: ScfmModel,
     member: PoolMember,
@@ -30,7 +39,7 @@ def embed_cells(
     batch_size: int = 64,
     pooling: Pooling = "cell",
     target_depth: float | None = None,
-) -> Iterator[tuple[Int[np.ndarray, " cell"], Float[np.ndarray, "cell d"]]]:
+) -> Iterator[EmbeddedCells]:
     """Embed all cells of a source in file order.
 
     Parameters
@@ -55,11 +64,12 @@ def embed_cells(
             _embed_rows(model, member, rows.part(first, last), pooling, target_depth)
             for first, last in _batches(rows, batch_size, MOST_TOKENS[model.device.type == "cpu"])
         ]
-        n_beyond += sum(n for _, n in found)
-        embedded = np.concatenate([e for e, _ in found])
+        n_beyond += sum(n for _, _, n in found)
+        embedded = np.concatenate([e for e, _, _ in found])
+        depth = np.concatenate([d for _, d, _ in found])
         if not np.isfinite(embedded).all():
             raise ModelError("The model's embeddings are NaN or infinite. Take another model.")
-        yield rows.cell_index, embedded
+        yield EmbeddedCells(rows.cell_index, embedded, depth)
     if n_beyond:
         warnings.warn(
             f"{n_beyond:,} of {member.source.n_cells:,} cells express more than the {most:,} "
@@ -86,11 +96,11 @@ def _embed_rows(
     rows: CountRows,
     pooling: Pooling,
     target_depth: float | None,
-) -> tuple[np.ndarray, int]:
+) -> tuple[np.ndarray, np.ndarray, int]:
     cells = member.tokenizer.shown(rows, target_depth=target_depth)
     n_beyond = int((np.diff(cells.offsets) - N_SPECIALS > model.config.max_genes).sum())
     device = model.device
     with torch.inference_mode():
         states = model(cells.map(lambda x: torch.from_numpy(x).to(device)))
         embedded = model.pool(states, pooling)
-    return embedded.float().cpu().numpy(), n_beyond
+    return embedded.float().cpu().numpy(), cells.source_depth, n_beyond

@@ -41,6 +41,9 @@ class NeighbourConfig:
         embeddings of log-normalised values one direction, sequencing depth, holds most of the
         variance and would decide who is near. Whitening in full was worse: it blows up what
         tells the reference's libraries apart (docs/LOG.md, 2026-11-20).
+    adjust_depth
+        Where depths are given: first take out what depth does to the embedding of cells of one
+        label, so that a query sequenced deeper than the reference is not led astray by it.
     """
 
     n_neighbours: int = 15
@@ -48,6 +51,7 @@ class NeighbourConfig:
     unknown_percentile: float = 1.0
     min_cells: int = 3
     standardise: bool = True
+    adjust_depth: bool = True
 
     def __post_init__(self) -> None:
         if self.n_neighbours < 1:
@@ -127,6 +131,44 @@ class Frame:
         return np.where(np.any(x != 0, axis=1)[:, None], moved, 0.0)
 
 
+@dataclass(frozen=True)
+class DepthSlope:
+    """How an embedding moves with log10 depth among cells of one label: a common line's slope."""
+
+    mean_depth: float
+    slope: Float[np.ndarray, " d"]
+
+    @classmethod
+    def of(
+        cls,
+        embedding: Num[np.ndarray, "cell d"],
+        labels: Shaped[np.ndarray, " cell"],
+        depth: Float[np.ndarray, " cell"],
+    ) -> "DepthSlope":
+        """The pooled within-group slope of an analysis of covariance (least squares).
+
+        Between labels depth and identity are confounded; within them only depth is left.
+        Zero where no label has cells of different depth.
+        """
+        x, group = np.asarray(embedding, dtype=np.float64), pd.factorize(labels)[0]
+        is_labelled = group >= 0
+        x, z, group = x[is_labelled], depth[is_labelled].astype(np.float64), group[is_labelled]
+        n_cells = np.maximum(np.bincount(group), 1)
+        z = z - (np.bincount(group, z) / n_cells)[group]
+        spread = float(z @ z)
+        mean_depth = float(np.mean(depth)) if len(depth) else 0.0
+        # z sums to zero within a label, so the labels' means of x drop out of the product
+        return cls(mean_depth, (z @ x) / spread if spread > 0 else np.zeros(x.shape[1]))
+
+    def removed(
+        self, embedding: Num[np.ndarray, "cell d"], depth: Float[np.ndarray, " cell"]
+    ) -> Float[np.ndarray, "cell d"]:
+        """The embedding as it would be at the reference's mean depth. Zero stays zero."""
+        x = np.asarray(embedding, dtype=np.float64)
+        moved = x - np.asarray(depth - self.mean_depth)[:, None] * self.slope
+        return np.where(np.any(x != 0, axis=1)[:, None], moved, 0.0)
+
+
 def _two_dimensional(embedding: Num[np.ndarray, "..."]) -> Num[np.ndarray, "cell d"]:
     if np.ndim(embedding) != 2:
         raise InputError(f"an embedding has shape {np.shape(embedding)}; wanted (cells, d).")
@@ -139,6 +181,8 @@ class NeighbourClassifier:
 
     Attributes
     ----------
+    depth_slope
+        What depth does within a label; None where the reference's depths were not given.
     frame
         How embeddings are moved and scaled before their directions are taken.
     directions
@@ -153,6 +197,7 @@ class NeighbourClassifier:
 
     config: NeighbourConfig
     classes: tuple[str, ...]
+    depth_slope: DepthSlope | None
     frame: Frame
     directions: Float[np.ndarray, "reference d"] = field(repr=False)
     codes: Int[np.ndarray, " reference"] = field(repr=False)
@@ -165,14 +210,20 @@ class NeighbourClassifier:
         embedding: Num[np.ndarray, "..."],
         labels: Shaped[np.ndarray, " reference"],
         config: NeighbourConfig | None = None,
+        *,
+        depth: Float[np.ndarray, " reference"] | None = None,
     ) -> "NeighbourClassifier":
         """Keep the reference cells that can vote and find out how close they lie to each other.
 
-        ``embedding`` is (reference cells, dimensions), ``labels`` has one entry a reference cell.
+        ``embedding`` is (reference cells, dimensions), ``labels`` has one entry a reference cell,
+        ``depth`` is log10 of their total counts; with it, ``predict`` needs the query's.
         Raises LabelError where no labelled cell is left, InputError where the embedding has NaN.
         """
         config = config or NeighbourConfig()
-        embedding = np.asarray(embedding)
+        embedding, slope = np.asarray(embedding), None
+        if depth is not None and config.adjust_depth and len(labels) == len(embedding):
+            slope = DepthSlope.of(_two_dimensional(embedding), labels, depth)
+            embedding = slope.removed(embedding, depth)
         frame = Frame.of(embedding) if config.standardise else Frame.unchanged(embedding)
         directions, is_zero = _unit_vectors(frame.apply(embedding), "the reference")
         if len(labels) != len(directions):
@@ -188,6 +239,7 @@ class NeighbourClassifier:
         return cls(
             config=config,
             classes=tuple(classes.tolist()),
+            depth_slope=slope,
             frame=frame,
             directions=directions,
             codes=codes,
@@ -195,7 +247,11 @@ class NeighbourClassifier:
             dropped=dropped,
         )
 
-    def predict(self, embedding: Num[np.ndarray, "cell d"]) -> NeighbourPrediction:
+    def predict(
+        self,
+        embedding: Num[np.ndarray, "cell d"],
+        depth: Float[np.ndarray, " cell"] | None = None,
+    ) -> NeighbourPrediction:
         """Ask the neighbours of each query cell. A cell's result does not depend on the others.
 
         A cell whose embedding is all zeros has no direction, so no neighbours: it is unknown, with
@@ -207,6 +263,9 @@ class NeighbourClassifier:
                 f"the query's embedding has {n_dimensions} dimensions, the reference's "
                 f"{len(self.frame.mean)}. Embed both with the same model."
             )
+        if self.depth_slope is not None:
+            assert depth is not None, "a reference fitted with depths wants the query's"
+            embedding = self.depth_slope.removed(embedding, depth)
         directions, is_zero = _unit_vectors(self.frame.apply(embedding), "the query")
         neighbour, cosine = nearest(directions, self.directions, self.config.n_neighbours)
         votes = self._votes(neighbour, cosine)

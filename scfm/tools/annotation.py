@@ -81,10 +81,11 @@ def annotate(
 ) -> "AnnData | None":
     """Label every cell by its nearest neighbours in a labelled reference.
 
-    Both are embedded with the model (``layer``, ``species`` and ``orthologs`` say how the query
-    is read; the reference's counts are found by themselves); cosine neighbours vote, weighted by
-    distance. A cell is "unknown" where the vote is split below ``min_confidence``, or where it is
-    less like the reference than 99 % of the reference's own cells are.
+    Both are embedded with the model (``layer`` says where the query's counts are; the reference's
+    are found). What sequencing depth does to the embedding within a label is taken out; cosine
+    neighbours vote, weighted by distance. A cell is "unknown" where the vote is split below
+    ``min_confidence``, or where it is less like the reference than 99 % of the reference's own
+    cells are.
 
     Parameters
     ----------
@@ -137,8 +138,8 @@ def annotate_with(
 ) -> None:
     """Embed an AnnData and let a fitted reference label it; ``settings`` are kept in uns."""
     member, report = open_input(adata, vocab_of(model), config)
-    embedded = embed_source(model, member, pooling, None, batch_size)
-    columns = obs_columns(voters.predict(embedded), key_added, voters.classes)
+    _, embedded, depth = embed_source(model, member, pooling, None, batch_size)
+    columns = obs_columns(voters.predict(embedded, depth), key_added, voters.classes)
     columns.index = adata.obs_names
     adata.obsm[EMBEDDING] = embedded
     for name in columns:
@@ -181,12 +182,12 @@ def annotate_file(
 
     def write(file: SafeFile) -> None:
         target = new_embedding(file, EMBEDDING, source.n_cells, model.config.sizes.d_model)
-        for cells, embedded in embed_cells(
+        for cells, embedded, depth in embed_cells(
             model, member, batch_size=checked_batch_size(batch_size), pooling=pooling
         ):
             target[cells[0] : cells[-1] + 1] = embedded
             file.check()
-            parts.append(obs_columns(voters.predict(embedded), key_added, voters.classes))
+            parts.append(obs_columns(voters.predict(embedded, depth), key_added, voters.classes))
             on_progress(int(cells[-1]) + 1, source.n_cells)
         put_obs(file, pd.concat(parts, ignore_index=True))
         write_settings(file, EMBEDDING, embed_settings(model, member, report, pooling, None))
@@ -221,8 +222,8 @@ def fit_reference(
     own = replace(reading or InputConfig(), layer=None, species="auto")
     member, _ = open_input(reference, vocab_of(model), own)
     labels = reference_labels(member.source.obs, member.source.name, label_key)
-    embedded = embed_source(model, member, pooling, None, batch_size)
-    return NeighbourClassifier.fit(embedded, labels, config)
+    _, embedded, depth = embed_source(model, member, pooling, None, batch_size)
+    return NeighbourClassifier.fit(embedded, labels, config, depth=depth)
 
 
 def reference_labels(obs: Any, name: str, label_key: str) -> np.ndarray:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
-from jaxtyping import Float
 
 from scfm.data.genes import GeneReport
 from scfm.data.write import SafeFile, put, write_annotated
 from scfm.errors import ConfigError
 from scfm.model.pretrained import Pooling, ScfmModel
-from scfm.tasks.embedding import embed_cells
+from scfm.tasks.embedding import EmbeddedCells, embed_cells
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
 from scfm.tokens.vocab import GeneVocab
@@ -74,7 +73,7 @@ def embed(
         minimum_coverage=minimum_coverage,
     )
     member, report = open_input(adata, vocab_of(model), config)
-    adata.obsm[key_added] = embed_source(model, member, pooling, target_depth, batch_size)
+    adata.obsm[key_added] = embed_source(model, member, pooling, target_depth, batch_size).embedding
     settings = embed_settings(model, member, report, pooling, target_depth)
     adata.uns["scfm"] = {**scfm_uns(adata), key_added: settings}
     return adata if copy else None
@@ -86,18 +85,16 @@ def embed_source(
     pooling: Pooling,
     target_depth: float | None,
     batch_size: int,
-) -> Float[np.ndarray, "cell d"]:
-    """All cells of an opened input in one array."""
-    found = np.empty((member.source.n_cells, model.config.sizes.d_model), dtype=np.float32)
-    for cells, embedded in embed_cells(
+) -> EmbeddedCells:
+    """All cells of an opened input at once."""
+    parts = embed_cells(
         model,
         member,
         batch_size=checked_batch_size(batch_size),
         pooling=pooling,
         target_depth=target_depth,
-    ):
-        found[cells] = embedded
-    return found
+    )
+    return EmbeddedCells(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def embed_file(
@@ -125,7 +122,7 @@ def embed_file(
 
     def write(file: SafeFile) -> None:
         target = new_embedding(file, key_added, member.source.n_cells, model.config.sizes.d_model)
-        for cells, embedded in embed_cells(
+        for cells, embedded, _ in embed_cells(
             model,
             member,
             batch_size=checked_batch_size(batch_size),

@@ -77,6 +77,30 @@ def test_standardised_is_scikit_learns(cells):
     np.testing.assert_allclose(frame.apply(query), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_depth_slope_is_that_of_an_analysis_of_covariance(cells, rng):
+    """Oracle: least squares on depth and one indicator a label."""
+    reference, labels, _ = cells
+    depth = rng.normal(3.2, 0.3, len(labels))
+    moved = reference + np.outer(depth, np.arange(12.0))
+    names, code = np.unique(labels.astype(str), return_inverse=True)
+    design = np.c_[depth, np.eye(len(names))[code]]
+    expected = np.linalg.lstsq(design, moved, rcond=None)[0][0]
+    found = NeighbourClassifier.fit(moved, labels, depth=depth).depth_slope
+    np.testing.assert_allclose(found.slope, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_deeper_query_is_judged_as_if_it_were_not(cells, rng):
+    reference, labels, query = cells
+    slope, depth = 8 * rng.normal(size=12), rng.normal(3.0, 0.3, len(labels))
+    moved = reference + np.outer(depth - 3, slope)
+    voters = NeighbourClassifier.fit(moved, labels, depth=depth)
+    as_is = voters.predict(query, np.full(len(query), 3.0)).label
+    deeper = voters.predict(query + slope, np.full(len(query), 4.0)).label
+    assert (as_is == deeper).mean() > 0.95
+    unadjusted = NeighbourClassifier.fit(moved, labels).predict(query + slope).label
+    assert (as_is == unadjusted).mean() < 0.8
+
+
 def test_a_constant_dimension_says_nothing(cells):
     reference, labels, query = cells
     more = [np.c_[x, np.full(len(x), 7.0)] for x in (reference, query)]
