@@ -281,7 +281,9 @@ def write_outputs(
 
 LIMITS = (
     "The model is the smallest preset, trained for a few minutes on fewer than 4,000 cells. It "
-    "shows that the whole path works and that training helps; it is no foundation model.",
+    "shows that the whole path works; it is no foundation model, and says nothing about one.",
+    "Each sorted type of the reference is a sequencing library of its own, of its own depth. A "
+    "small model learns that along with the type, and it does not carry over to the query.",
     "PBMC3k's labels come from clustering and marker genes, not from sorting, so part of every "
     "method's error may be theirs.",
     "Both sets are blood cells from one technology (10x v1) and one laboratory's protocol.",
