@@ -109,6 +109,21 @@ def test_help_and_version(capsys):
     assert run(capsys, "--version")[1].startswith("scfm ")
 
 
+def test_bf16_and_wandb_offline(some_cells, tmp_path):
+    """Neither needs a network, an account or a GPU."""
+    pytest.importorskip("wandb")
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "scfm.cli.app", "pretrain", "--out", str(out)]
+    asked = ["--set", "trainer.precision=bf16-mixed", "--set", "logging.wandb=offline"]
+    done = subprocess.run(
+        [*command, "--data", str(some_cells), *SMALL, *asked], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert next((out / "wandb").glob("offline-run-*")).is_dir()
+    assert (out / "model" / "model.safetensors").exists()
+    assert len((out / "metrics.csv").read_text().splitlines()) == 5  # a header and four steps
+
+
 def test_ctrl_c_leaves_a_resumable_checkpoint(some_cells, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "scfm.cli.app", "pretrain", "--out", str(out)]

@@ -26,7 +26,7 @@ from scfm.data.write import (
     write_h5ad,
     write_h5ad_from,
 )
-from scfm.errors import CountsError, InputError, MissingFileError, OutputError
+from scfm.errors import CountsError, InputError, MissingFileError, OutputError, ScfmWarning
 
 
 @pytest.fixture
@@ -108,7 +108,10 @@ def test_stream_into_a_new_file(adata, embedding, tmp_path, chunk_cells):
 @pytest.mark.filterwarnings("ignore::UserWarning:anndata")
 def test_annotated_copy_of_what_is_no_h5ad(adata, embedding, tmp_path):
     adata.write_zarr(tmp_path / "cells.zarr")
-    write_annotated(open_counts(tmp_path / "cells.zarr"), tmp_path / "o.h5ad", adding(embedding))
+    with pytest.warns(ScfmWarning, match="nothing else it may hold"):
+        write_annotated(
+            open_counts(tmp_path / "cells.zarr"), tmp_path / "o.h5ad", adding(embedding)
+        )
     assert_annotated(tmp_path / "o.h5ad", adata, embedding)
 
 
@@ -122,6 +125,11 @@ def test_write_h5ad_equals_anndata_own(adata, tmp_path):
     assert ours.uns["note"]["text"] == "kept"
     assert open_counts(tmp_path / "ours.h5ad").n_cells == 90
     write_annotated(open_counts(tmp_path / "ours.h5ad"), tmp_path / "ours.h5ad", lambda file: None)
+
+
+def test_output_of_another_ending_is_refused(adata, path, tmp_path):
+    with pytest.raises(OutputError, match="Give it that ending"):
+        write_annotated(open_counts(path), tmp_path / "o.zarr", lambda file: None)
 
 
 def test_put_obs_refusals(path, embedding, tmp_path):
