@@ -282,11 +282,11 @@ def write_outputs(
 LIMITS = (
     "The model is the smallest preset, trained for a few minutes on fewer than 4,000 cells. It "
     "shows that the whole path works; it is no foundation model, and says nothing about one.",
-    "Each sorted type of the reference is a sequencing library of its own, of its own depth. A "
-    "small model learns that along with the type, and it does not carry over to the query.",
+    "Each sorted type of the reference is a sequencing library of its own, of its own depth, so "
+    "type and library cannot be told apart there. What share of any error that causes is unknown.",
     "PBMC3k's labels come from clustering and marker genes, not from sorting, so part of every "
     "method's error may be theirs.",
-    "Both sets are blood cells from one technology (10x v1) and one laboratory's protocol.",
+    "Both sets are blood cells from one technology (10x v1).",
 )
 
 
