@@ -20,7 +20,7 @@ from scfm.tokens.pool import PoolMember
 
 CHUNK_CELLS = 2048  # read at a time; more would not be faster
 # Tokens a forward pass, by whether it runs on a CPU: bounds memory where cells have many genes
-# (peak 976 MB instead of 1,305 on 8,000 cells). The other number is a guess until a GPU measures it.
+# (peak 976 MB instead of 1,305 on 8,000 cells). The GPU's number is a guess: none has measured it.
 MOST_TOKENS = {True: 2**14, False: 2**18}
 
 
