@@ -7,7 +7,8 @@ ScfmError
 │   ├── CountsError             not raw counts: log values, scaled, negative, NaN, non-integer
 │   ├── EmptyCellError          cells without a single count
 │   ├── DuplicateGeneError      one gene name on several columns, and summing was not chosen
-│   └── LabelError              an obs column that is absent or unusable
+│   ├── LabelError              an obs column that is absent or unusable
+│   └── StoreError              a store that is damaged, incomplete or of another version
 ├── GeneCoverageError       too few of the counts fall on genes the model knows
 ├── ConfigError             unknown key, wrong type, impossible value
 ├── ModelError              a model folder that is incomplete, altered or of another kind
@@ -49,6 +50,10 @@ class DuplicateGeneError(InputError):
 
 class LabelError(InputError):
     """An obs column that is absent or unusable."""
+
+
+class StoreError(InputError):
+    """A store that is damaged, incomplete or of another version."""
 
 
 class GeneCoverageError(ScfmError):

@@ -27,12 +27,15 @@ class CountRows:
         Raw UMI counts as int32; float32 only where expected counts (RSEM) were asked for.
     cell_index
         Row numbers in the source.
+    dataset
+        Which of the source's data sets each cell is from; None where there is but one.
     """
 
     indptr: Int[np.ndarray, " bound"]
     indices: Int[np.ndarray, " nonzero"]
     counts: Num[np.ndarray, " nonzero"]
     cell_index: Int[np.ndarray, " cell"]
+    dataset: Int[np.ndarray, " cell"] | None = None
 
     @property
     def n_cells(self) -> int:
@@ -47,6 +50,7 @@ class CountRows:
             indices=self.indices[kept],
             counts=self.counts[kept],
             cell_index=self.cell_index[first:last],
+            dataset=None if self.dataset is None else self.dataset[first:last],
         )
 
 

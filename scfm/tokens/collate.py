@@ -1,6 +1,7 @@
 """CSR rows of raw counts -> CellBatch, for inference and for training.
 
-in   CountRows of a source, and which of its columns is which gene of the vocabulary
+in   CountRows of a source, and which of its columns is which gene of the vocabulary; in a source of
+     several data sets, for each of them
 out  CellBatch: [CELL], [T], [S], then genes ascending; with targets in training
 
 The steps live in scfm.tokens.gather, depth, targets and values; here they are fused, cell by cell,
@@ -8,19 +9,21 @@ so that nothing the size of the batch is made but the batch.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt64
 
 from scfm.batch import CellBatch
+from scfm.data.bits import ALL, ZERO, count_before, has_bit, n_words, rank
 from scfm.data.compiled import compiled
 from scfm.data.counts import CountRows
-from scfm.tokens.bits import ALL, ZERO, count_before, has_bit, n_words, rank
 from scfm.tokens.depth import UNTHINNED, draw_rate, round_expected, thin_counts
-from scfm.tokens.gather import column_slots, csr_arrays, gather_cell, longest_row, new_sums
+from scfm.tokens.gather import csr_arrays, gather_cell, longest_row, new_sums
 from scfm.tokens.rng import DEPTH, open_stream
+from scfm.tokens.tables import Alignment, DatasetAlignment, GeneTables
 from scfm.tokens.targets import choose_kept_and_targets, choose_zeros
 from scfm.tokens.values import TABLED, fill_table, tabled_value
 from scfm.tokens.vocab import GeneVocab
@@ -53,40 +56,23 @@ class TokenConfig:
             raise ValueError(f"tokens.downsample_min_counts must be at least 1, got {found}")
 
 
-@runtime_checkable
-class Alignment(Protocol):
-    """What a tokenizer needs of scfm.data.genes.GeneAlignment.
-
-    Attributes
-    ----------
-    column_to_gene
-        For each column of the source its position among the vocabulary's genes, -1 where unused.
-    measured
-        The positions that occur there, ascending.
-    """
-
-    @property
-    def column_to_gene(self) -> Int[np.ndarray, " column"]: ...
-
-    @property
-    def measured(self) -> Int[np.ndarray, " measured"]: ...
-
-
 class Tokenizer:
     """Turns one source's cells into tokens of one vocabulary. Holds no state; threads may share it.
 
-    A cell's tokens depend on its counts (and its key) alone: not on its batch, nor on the order of
-    the columns.
+    A cell's tokens depend on its counts, its data set (and its key) alone: not on its batch, nor on
+    the order of the columns. Where the source holds several data sets, there is one alignment for
+    each and `CountRows.dataset` says which a cell uses.
     """
 
-    def __init__(self, vocab: GeneVocab, alignment: Alignment, config: TokenConfig | None = None):
+    def __init__(
+        self,
+        vocab: GeneVocab,
+        alignments: Alignment | Sequence[DatasetAlignment],
+        config: TokenConfig | None = None,
+    ):
         self.vocab, self.config = vocab, config or TokenConfig()
         self.n_genes = vocab.n_genes
-        self.column_to_gene = alignment.column_to_gene
-        self.slots = column_slots(alignment.column_to_gene, self.n_genes)
-        self.measured = np.ascontiguousarray(alignment.measured, dtype=np.int32)
-        used = alignment.column_to_gene[alignment.column_to_gene >= 0]
-        assert np.isin(used, self.measured).all(), "a column's gene is not among the measured"
+        self.tables = GeneTables.of(alignments, self.n_genes)
         self._ids = (vocab.cell_id, vocab.target_depth_id, vocab.source_depth_id, vocab.gene_start)
 
     def shown(
@@ -100,7 +86,8 @@ class Tokenizer:
         indptr, indices, counts = csr_arrays(rows)
         scratch = _new_scratch(longest_row(indptr), self.n_genes, counts)
         out = _new_tokens(rows.n_cells, int(indptr[-1]) + N_SPECIALS * rows.n_cells)
-        _shown_cells(indptr, indices, counts, self.slots, self.n_genes, self._ids, scratch, out)
+        tables = (self.tables, self._datasets(rows), self.n_genes)
+        _shown_cells(indptr, indices, counts, *tables, self._ids, scratch, out)
         if target_depth is not None:
             out.target_depth[:] = target_depth
             out.values[out.offsets[:-1] + 1] = target_depth
@@ -113,16 +100,32 @@ class Tokenizer:
         molecules first (`scfm.tokens.depth.round_expected`).
         """
         assert len(keys) == rows.n_cells, "one key a cell"
-        rows = round_expected(rows, self.column_to_gene, self.n_genes, keys)
+        rows = self._whole(rows, keys)
         indptr, indices, counts = csr_arrays(rows)
         scratch = _new_scratch(longest_row(indptr), self.n_genes, counts)
-        out = _new_tokens(rows.n_cells, _most_tokens(indptr, self.config))
+        out = _new_tokens(rows.n_cells, int(most_tokens(np.diff(indptr), self.config).sum()) + 1)
         settings = _Settings(**asdict(self.config))
+        tables = (self.tables, self._datasets(rows), self.n_genes)
         _training_cells(
-            *(indptr, indices, counts, self.slots, self.n_genes, self._ids, scratch, out),
-            *(self.measured, np.ascontiguousarray(keys), settings),
+            *(indptr, indices, counts, *tables, self._ids, scratch, out),
+            *(np.ascontiguousarray(keys), settings),
         )
         return _as_batch(out, rows)
+
+    def _datasets(self, rows: CountRows) -> Int[np.ndarray, " cell"]:
+        """The data set of each cell, in the type the kernels are compiled for."""
+        if rows.dataset is None:
+            return np.zeros(rows.n_cells, dtype=np.int64)
+        dataset = np.ascontiguousarray(rows.dataset, dtype=np.int64)
+        assert dataset.size == 0 or 0 <= dataset.min() <= dataset.max() < self.tables.n_datasets
+        return dataset
+
+    def _whole(self, rows: CountRows, keys: UInt64[np.ndarray, " cell"]) -> CountRows:
+        if np.issubdtype(rows.counts.dtype, np.integer):
+            return rows
+        assert len(self.tables.slots) == 1, "sources of several data sets hold whole counts only"
+        genes = self.tables.slots[0].astype(np.int64)
+        return round_expected(rows, np.where(genes == self.n_genes, -1, genes), self.n_genes, keys)
 
 
 class _Settings(NamedTuple):
@@ -204,11 +207,13 @@ def _new_tokens(n_cells: int, n_tokens: int) -> _Tokens:
     )
 
 
-def _most_tokens(indptr: Int[np.ndarray, " bound"], config: TokenConfig) -> int:
-    """A bound on the tokens of a training batch, and one to spare: see `_place_genes`."""
-    kept = np.minimum(np.diff(indptr), config.max_genes)
+def most_tokens(
+    n_expressed: Int[np.ndarray, " cell"], config: TokenConfig
+) -> Int[np.ndarray, " cell"]:
+    """A bound on the tokens of each cell's training example; see also `_place_genes`."""
+    kept = np.minimum(n_expressed, config.max_genes)
     targets = config.target_share * kept + 1
-    return int((N_SPECIALS + kept + np.ceil(config.zero_ratio * targets) + 1).sum()) + 1
+    return (N_SPECIALS + kept + np.ceil(config.zero_ratio * targets) + 1).astype(np.int64)
 
 
 def _as_batch(out: _Tokens, rows: CountRows) -> CellBatch:
@@ -220,10 +225,10 @@ def _as_batch(out: _Tokens, rows: CountRows) -> CellBatch:
 
 
 @compiled
-def _shown_cells(indptr, indices, counts, slots, n_genes, ids, scratch, out):
+def _shown_cells(indptr, indices, counts, tables, dataset, n_genes, ids, scratch, out):
     scratch.targets[:] = ZERO
     for i in range(len(indptr) - 1):
-        row = slice(indptr[i], indptr[i + 1])
+        row, slots = slice(indptr[i], indptr[i + 1]), tables.slots[tables.table_of[dataset[i]]]
         n, total = _gather(indices[row], counts[row], slots, n_genes, scratch)
         scratch.kept[: n_words(n)] = ALL
         _place_cell(i, n, total, scratch.counts, total, ids, scratch, out)
@@ -232,11 +237,13 @@ def _shown_cells(indptr, indices, counts, slots, n_genes, ids, scratch, out):
 
 @compiled
 def _training_cells(
-    indptr, indices, counts, slots, n_genes, ids, scratch, out, measured, keys, settings
+    indptr, indices, counts, tables, dataset, n_genes, ids, scratch, out, keys, settings
 ):
     s = scratch
     for i in range(len(indptr) - 1):
         row, key = slice(indptr[i], indptr[i + 1]), keys[i]
+        slots, list_of = tables.slots[tables.table_of[dataset[i]]], tables.list_of[dataset[i]]
+        measured = tables.measured[tables.bounds[list_of] : tables.bounds[list_of + 1]]
         n, total = _gather(indices[row], counts[row], slots, n_genes, s)
         shown, shown_total = _thin(key, n, total, s, settings)
         n_targets = choose_kept_and_targets(

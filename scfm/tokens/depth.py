@@ -11,9 +11,9 @@ cost is about eight random words for 64 molecules.
 import numpy as np
 from jaxtyping import Float, Int, UInt64
 
+from scfm.data.bits import ALL, ONE, ZERO, n_words, popcount
 from scfm.data.compiled import compiled
 from scfm.data.counts import CountRows
-from scfm.tokens.bits import ALL, ONE, ZERO, n_words, popcount
 from scfm.tokens.gather import column_slots, csr_arrays
 from scfm.tokens.rng import DEPTH, ROUNDING, open_stream, uniform, word
 

@@ -10,9 +10,9 @@ vocabulary's size: they belong to the library and are thinned with it.
 import numpy as np
 from jaxtyping import Int, Num, UInt32
 
+from scfm.data.bits import count_before, n_words, rank, set_bit
 from scfm.data.compiled import compiled
 from scfm.data.counts import CountRows
-from scfm.tokens.bits import count_before, n_words, rank, set_bit
 
 
 def column_slots(

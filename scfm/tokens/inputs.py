@@ -1,25 +1,37 @@
 """Any data a user may name -> a source with its genes matched, or a refusal that says why.
 
-in   a path or an AnnData, a vocabulary, how to read it
-out  PoolMember (source + tokenizer) and the GeneReport
+in   a path, a store or an AnnData, a vocabulary, how to read it
+out  PoolMember (source + tokenizer + reports) and the GeneReport
 """
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 
-from scfm.data.genes import GeneReport, align, require_coverage
+from scfm.data.counts import CountRows
+from scfm.data.genes import GeneAlignment, GeneReport, align, require_coverage
+from scfm.data.quality import keep
 from scfm.data.read import open_counts
+from scfm.data.soma_address import is_address
+from scfm.data.store import Store, is_store
+from scfm.errors import DuplicateGeneError, GeneCoverageError, InputError, ScfmError
 from scfm.tokens.collate import TokenConfig, Tokenizer
 from scfm.tokens.pool import PoolMember
+from scfm.tokens.tables import DatasetAlignment
 from scfm.tokens.vocab import GeneVocab
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 CELLS_SAMPLED = 512  # spread over the file, to measure coverage before the long work begins
+BLOCKS_SAMPLED = 64  # spread over a store, all cells of each
+FEW_SAMPLED = 64  # cells of a data set that the sampled blocks have not met
+REFUSALS_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,25 +59,159 @@ def open_input(
     tokens: TokenConfig | None = None,
     *,
     backed: bool | None = None,
+    manifest: int | None = None,
 ) -> tuple[PoolMember, GeneReport]:
     """Open, find the raw counts, match the genes, and hold the coverage to its minimum.
 
-    Coverage is measured on up to 512 cells spread over the file. Raises InputError where the
-    counts are unusable and GeneCoverageError where too few fall on known genes.
+    Of a store every data set is matched by the names its own file had, so its cells become the very
+    tokens they would have become from the file. The report is the data set's with the lowest
+    coverage; all of them are in ``member.reports``. Coverage is measured on cells spread over the
+    data.
+
+    Parameters
+    ----------
+    backed
+        As in scfm.data.read.open_counts.
+    manifest
+        Number of a store's earlier manifest to read.
+
+    Raises
+    ------
+    InputError
+        The counts are unusable.
+    GeneCoverageError
+        Too few of them fall on known genes; of a store, with the data sets at fault.
     """
+    if not is_address(data) and is_store(data):
+        assert isinstance(data, str | Path)
+        return _open_store(Store(data, manifest=manifest), vocab, config, tokens)
     source = open_counts(
         data, layer=config.layer, expected_counts=config.expected_counts, backed=backed
     )
-    alignment = align(
-        source.var,
+    alignment = _aligner(vocab, config)(source.var, source.name)
+    spread = np.linspace(0, source.n_cells - 1, min(source.n_cells, CELLS_SAMPLED))
+    sample = source.rows(spread.round().astype(np.int64))
+    report = require_coverage(alignment, sample, config.minimum_coverage)
+    tokenizer = Tokenizer(vocab, alignment, tokens or TokenConfig())
+    return PoolMember(source, tokenizer, (report,)), report
+
+
+def _aligner(vocab: GeneVocab, config: InputConfig) -> Callable[[pd.DataFrame, str], GeneAlignment]:
+    return lambda var, name: align(
+        var,
         vocab.symbols,
         vocab.ensembl_ids,
         species=config.species,
         orthologs=config.orthologs,
         duplicates=config.duplicates,
-        name=source.name,
+        name=name,
     )
-    spread = np.linspace(0, source.n_cells - 1, min(source.n_cells, CELLS_SAMPLED))
-    sample = source.rows(spread.round().astype(np.int64))
-    report = require_coverage(alignment, sample, config.minimum_coverage)
-    return PoolMember(source, Tokenizer(vocab, alignment, tokens or TokenConfig())), report
+
+
+def _open_store(
+    store: Store, vocab: GeneVocab, config: InputConfig, tokens: TokenConfig | None
+) -> tuple[PoolMember, GeneReport]:
+    if store.n_cells == 0:
+        raise InputError(f"{store.name} holds no cells. Add some: scfm prepare CELLS --out ...")
+    aligned = _all_aligned(store, _aligner(vocab, config))
+    reports, refusals = [], {}
+    samples = _samples(store)
+    for number, (alignment, _) in enumerate(aligned):
+        if isinstance(alignment, ScfmError):
+            refusals[number] = alignment
+            continue
+        try:  # every data set is looked at before any is refused
+            if number in samples:
+                report = require_coverage(alignment, samples[number], config.minimum_coverage)
+            else:  # all of its cells were dropped
+                report = alignment.report
+        except (GeneCoverageError, InputError) as error:
+            refusals[number] = error
+            continue
+        reports.append(report)
+    if refusals:
+        raise _refusal(store, refusals)
+    alignments = [
+        DatasetAlignment(alignment.column_to_gene, alignment.measured, has_column)
+        for alignment, has_column in aligned
+        if isinstance(alignment, GeneAlignment)
+    ]
+    tokenizer = Tokenizer(vocab, alignments, tokens or TokenConfig())
+    worst = min(reports, key=lambda report: report.counts_covered or 0.0)
+    return PoolMember(store, tokenizer, tuple(reports)), worst
+
+
+def _all_aligned(
+    store: Store, aligner: Callable[[pd.DataFrame, str], GeneAlignment]
+) -> list[tuple[GeneAlignment | ScfmError, np.ndarray]]:
+    """Each data set's alignment over the store's genes (or why there is none), and its genes.
+
+    Files of one study mostly have the very same columns: those are matched once.
+    """
+    known: dict[bytes, GeneAlignment | ScfmError] = {}
+    found = []
+    for number, entry in enumerate(store.manifest.datasets):
+        var, store_gene = store.dataset_var(number)
+        name = f"{entry.name} in {store.name}"
+        signature = _signature(var)
+        if signature not in known:
+            try:
+                known[signature] = aligner(var, name)
+            except (GeneCoverageError, DuplicateGeneError) as error:
+                known[signature] = error
+        alignment = known[signature]
+        has_column = np.zeros(len(store.genes), dtype=bool)
+        has_column[store_gene] = True
+        if isinstance(alignment, GeneAlignment):
+            column_to_gene = np.full(len(store.genes), -1, dtype=np.int32)
+            column_to_gene[store_gene] = alignment.column_to_gene
+            alignment = replace(
+                alignment,
+                column_to_gene=column_to_gene,
+                report=replace(alignment.report, name=name),
+            )
+        found.append((alignment, has_column))
+    return found
+
+
+def _signature(var: pd.DataFrame) -> bytes:
+    """Two tables of genes that differ in a name have different ones."""
+    columns = [var.index, *(var[column] for column in var.columns)]
+    texts = ["\x1f".join(map(str, [*var.columns])), *("\x1f".join(map(str, c)) for c in columns)]
+    return hashlib.sha256("\x1e".join(texts).encode()).digest()
+
+
+def _samples(store: Store) -> dict[int, CountRows]:
+    """Some cells of every data set that has any."""
+    n_blocks = len(store.blocks.first)
+    spread = np.linspace(0, n_blocks - 1, min(n_blocks, BLOCKS_SAMPLED)).round().astype(np.int64)
+    first, size = store.blocks.first[spread], store.blocks.n_cells[spread]
+    rows = store.rows(
+        np.concatenate([np.arange(f, f + n) for f, n in zip(first, size, strict=True)])
+    )
+    assert rows.dataset is not None
+    samples = {int(d): keep(rows, rows.dataset == d) for d in np.unique(rows.dataset)}
+    unmet = [
+        number
+        for number, entry in enumerate(store.manifest.datasets)
+        if entry.n_cells and number not in samples
+    ]
+    if unmet:
+        dataset = store.numbers("dataset")
+        for number in unmet:
+            samples[number] = store.rows(np.flatnonzero(dataset == number)[:FEW_SAMPLED])
+    return samples
+
+
+def _refusal(store: Store, refusals: dict[int, ScfmError]) -> GeneCoverageError:
+    """One message for all data sets that cannot be used."""
+    datasets = store.manifest.datasets
+    if len(datasets) == 1:
+        return GeneCoverageError(str(refusals[0]))
+    lines = [f"- {datasets[number].name}: {error}" for number, error in refusals.items()]
+    more = len(lines) - REFUSALS_SHOWN
+    return GeneCoverageError(
+        f"{len(refusals):,} of the {len(datasets):,} data sets in {store.name} cannot be used with "
+        "this model's genes:\n"
+        + "\n".join(lines[:REFUSALS_SHOWN] + ([f"- and {more:,} more"] if more > 0 else []))
+    )

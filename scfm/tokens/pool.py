@@ -1,9 +1,12 @@
 """Several sources as one numbered pool of cells, each with its own alignment to the vocabulary.
 
-in   (source, tokenizer) pairs
-out  CellBatch for any cells of the pool; cell numbers run through the sources in order
+in   (source, tokenizer) pairs: files, AnnData and stores in any mix
+out  CellBatch for any cells of the pool; how its cells lie; what obs says of them
+
+Cell numbers run through the sources in order.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,46 +14,97 @@ import numpy as np
 from jaxtyping import Int
 
 from scfm.batch import CellBatch
+from scfm.data.blocked import BlockedSource, in_blocks
 from scfm.data.counts import CellSource
-from scfm.tokens.collate import Tokenizer
+from scfm.data.gene_report import GeneReport
+from scfm.data.order import LANES, Blocks
+from scfm.data.store import KEPT_BLOCKS, Store
+from scfm.tokens.collate import Tokenizer, most_tokens
 from scfm.tokens.rng import cell_keys
 
 
 @dataclass(frozen=True)
 class PoolMember:
-    """One source and the tokenizer that knows its columns."""
+    """One source and the tokenizer that knows its columns.
+
+    ``reports`` say what became of the columns of each of its data sets.
+    """
 
     source: CellSource
     tokenizer: Tokenizer
+    reports: tuple[GeneReport, ...] = ()
 
 
 class CellPool:
-    """Cells of all members, numbered from 0 in the members' order."""
+    """Cells of all members, numbered from 0 in the members' order.
+
+    Attributes
+    ----------
+    sources
+        The members' sources, all of which come in blocks.
+    blocks
+        How the cells lie, for scfm.data.order.
+    first
+        Number of each source's first cell, and of all cells.
+    """
 
     def __init__(self, members: Sequence[PoolMember], seed: int):
         assert members, "a pool of nothing"
         self.members, self.seed = list(members), seed
-        sizes = [member.source.n_cells for member in self.members]
+        self.sources: list[Store | BlockedSource] = [in_blocks(m.source) for m in self.members]
+        self.blocks = Blocks.joined([source.blocks for source in self.sources])
+        sizes = [source.n_cells for source in self.sources]
         self.first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._reading = threading.Lock()
 
     @property
     def n_cells(self) -> int:
         return int(self.first[-1])
+
+    def keep_blocks(self, lanes: int) -> None:
+        """Have every source keep the blocks that an order with so many lanes draws from."""
+        for source in self.sources:
+            source.keep_blocks(lanes + KEPT_BLOCKS - LANES)
+
+    def column(self, name: str) -> tuple[Int[np.ndarray, " cell"], list[str]]:
+        """An obs column of all cells as codes (-1: no value) and the names they stand for, sorted.
+
+        "dataset" names the file each cell is from. Raises LabelError where a source has no such
+        column.
+        """
+        found = [source.column(name) for source in self.sources]
+        names = sorted({name for _, categories in found for name in categories})
+        place = {name: number for number, name in enumerate(names)}
+        codes = [
+            np.array([*(place[c] for c in categories), -1], dtype=np.int32)[theirs]
+            for theirs, categories in found
+        ]
+        return np.concatenate(codes), names
+
+    def most_tokens(self) -> Int[np.ndarray, " cell"]:
+        """A bound on the tokens of each cell's training example. Reads files, but not stores."""
+        bounds = []
+        for member, source in zip(self.members, self.sources, strict=True):
+            n_genes = source.numbers("n_genes") if isinstance(source, Store) else source.n_genes
+            bounds.append(most_tokens(n_genes, member.tokenizer.config).astype(np.int32))
+        return np.concatenate(bounds)
 
     def training(
         self, cells: Int[np.ndarray, " cell"], epoch: Int[np.ndarray, " cell"]
     ) -> CellBatch:
         """Down-sampled cells with targets; draws depend on (seed, epoch, cell) alone.
 
-        Cells come back grouped by source, in the given order within each.
+        Cells come back grouped by source, in the given order within each. Several threads may ask.
         """
         owner = np.searchsorted(self.first, cells, side="right") - 1
         parts = []
         for number in np.unique(owner):
-            member, mine = self.members[number], owner == number
-            rows = member.source.rows(cells[mine] - self.first[number])
+            mine = owner == number
+            with self._reading:
+                rows = self.sources[number].rows(cells[mine] - self.first[number])
             keys = cell_keys(self.seed, epoch[mine], cells[mine])
-            parts.append(renumber(member.tokenizer.training(rows, keys), cells[mine]))
+            batch = self.members[number].tokenizer.training(rows, keys)
+            parts.append(renumber(batch, cells[mine]))
         return concatenate(parts)
 
 

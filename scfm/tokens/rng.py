@@ -13,10 +13,9 @@ a stream's step is the golden ratio). Oracle: the published SplitMix64 sequence.
 import numpy as np
 from jaxtyping import Int, UInt64
 
+from scfm.data.bits import popcount
 from scfm.data.compiled import compiled
-from scfm.tokens.bits import popcount
-
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd
+from scfm.data.mixing import GOLDEN, mix64, mix64_array
 
 # Purposes a cell's key is split into. A new one gets a new number: old draws must not move.
 ROUNDING, DEPTH, SUBSET, TARGETS, ZEROS = range(5)
@@ -30,24 +29,12 @@ def cell_keys(
     Keys of different cells within an epoch are all different; ``epoch`` is one number or one a
     cell.
     """
-    base = _mix64_array(np.array([seed & 0xFFFF_FFFF_FFFF_FFFF], dtype=np.uint64) + GOLDEN)
+    base = mix64_array(np.array([seed & 0xFFFF_FFFF_FFFF_FFFF], dtype=np.uint64) + GOLDEN)
     epochs = np.atleast_1d(epoch).astype(np.uint64)
-    return _mix64_array(
-        _mix64_array(base + (epochs + np.uint64(1)) * GOLDEN)
+    return mix64_array(
+        mix64_array(base + (epochs + np.uint64(1)) * GOLDEN)
         ^ np.asarray(cell_index).astype(np.uint64)
     )
-
-
-@compiled
-def mix64(z):
-    """A bijection of uint64 in which every output bit hangs on every input bit."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-# The same bijection for arrays, so that making keys needs no compiler.
-_mix64_array = mix64.py_func
 
 
 @compiled

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
 
+from scfm.data.bits import ONE, ZERO, has_bit, n_words, set_bit
 from scfm.data.compiled import compiled
-from scfm.tokens.bits import ONE, ZERO, has_bit, n_words, set_bit
 from scfm.tokens.rng import SUBSET, TARGETS, ZEROS, below, open_stream
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from scfm.tokens.bits import compiled
+from scfm.data.bits import compiled
 from scfm.tokens.rng import (
     DEPTH,
     GOLDEN,

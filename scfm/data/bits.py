@@ -1,4 +1,4 @@
-"""Bit operations that the inner loops of scfm.tokens share.
+"""Bit operations that inner loops share.
 
 in   words of uint64 that stand for a set of positions
 out  members, counts and ranks

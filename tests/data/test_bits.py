@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from scfm.data.bits import count_before, has_bit, n_words, popcount, rank, set_bit
 from scfm.data.compiled import compiled
-from scfm.tokens.bits import count_before, has_bit, n_words, popcount, rank, set_bit
 
 
 @compiled
