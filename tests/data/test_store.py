@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numcodecs.zstd import Zstd
 
 from scfm.data.manifest import Manifest, StoreGene, StoreGenes
 from scfm.data.store import Store, is_store
@@ -287,3 +288,23 @@ def test_genes_keep_their_places(rng):
     assert StoreGenes.from_bytes(more.to_bytes()).genes == more.genes
     assert more.position("N") == 5
     assert more.position("M") is None
+
+
+def test_the_reader_in_the_description_of_the_format_reads_blocks(folder, rows):
+    text = (Path(__file__).parents[2] / "docs" / "store_format.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    scope: dict = {}
+    exec(code, scope)
+    store, first = Store(folder), 0
+    for shard in store.manifest.shards:
+        raw = (folder / shard.cells_file).read_bytes()
+        for entry in store._reader(store.manifest.shards.index(shard)).index:
+            data = raw[entry["offset"] : entry["offset"] + entry["n_bytes"]]
+            indptr, genes, counts, dataset = scope["read_block"](Zstd().decode(data))
+            wanted = rows.part(first, first + len(dataset))
+            for found, expected in zip(
+                (indptr, genes, counts), (wanted.indptr, wanted.indices, wanted.counts), strict=True
+            ):
+                np.testing.assert_array_equal(found, expected)
+            first += len(dataset)
+    assert first == N_CELLS
