@@ -30,7 +30,7 @@ from scfm.data.ranges import open_folder
 from scfm.data.shard import ShardReader
 from scfm.errors import LabelError, ScfmError, StoreError
 
-KEPT_BLOCKS = LANES + 80  # decompressed: those the order draws from, and some of a batch's turn
+KEPT_BLOCKS = LANES + 80  # decompressed: those the order draws from, and some of a batch
 VERIFIED_AT_ONCE = 64  # blocks
 
 
