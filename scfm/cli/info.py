@@ -1,4 +1,4 @@
-"""scfm info: what is in a model folder or a file of cells."""
+"""scfm info: what is in a model folder, a store or a file of cells."""
 
 from typing import Annotated
 
@@ -8,13 +8,15 @@ from scfm.cli import options
 
 
 def command(
-    path: Annotated[str, typer.Argument(help="Model folder, run folder, or a file of cells.")],
+    path: Annotated[
+        str, typer.Argument(help="Model folder, run folder, store, or a file of cells.")
+    ],
     layer: options.Layer = None,
     species: options.SpeciesOption = options.Species.auto,
     orthologs: options.Orthologs = False,
     json: options.Json = False,
 ) -> None:
-    """Say what is in a model or a file: sizes, hashes, provenance, gene coverage."""
+    """Say what is in a model, a store or a file: sizes, hashes, provenance, gene coverage."""
     from scfm.tools.info import describe, in_words
 
     found = describe(path, layer=layer, species=species.value, orthologs=orthologs)

@@ -81,8 +81,8 @@ def print_json(found: dict[str, Any]) -> None:
 class CellProgress:
     """A bar on a terminal, a line every tenth elsewhere."""
 
-    def __init__(self, what: str):
-        self.what, self.bar, self.tenths = what, None, 0
+    def __init__(self, what: str, unit: str = "cells"):
+        self.what, self.unit, self.bar, self.tenths = what, unit, None, 0
 
     def __enter__(self) -> Callable[[int, int], None]:
         if sys.stderr.isatty():
@@ -99,7 +99,7 @@ class CellProgress:
             self.bar.update(self.task, completed=done, total=total)
         elif done * 10 // total > self.tenths:
             self.tenths = done * 10 // total
-            say(f"{self.what} {done:,}/{total:,} cells")
+            say(f"{self.what} {done:,}/{total:,} {self.unit}")
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

@@ -55,9 +55,9 @@ class Container:
     name
         For messages: the path, or "AnnData".
     format
-        "h5ad", "zarr", "10x h5", "10x mtx", "loom" or "AnnData".
+        "h5ad", "zarr", "annbatch", "10x h5", "10x mtx", "loom", "soma", "census" or "AnnData".
     path
-        The file; None for an AnnData.
+        The file; None for an AnnData and for a database.
     candidates
         X first, then layers["counts"], then raw, then the other layers.
     read_obs
@@ -66,6 +66,8 @@ class Container:
         Lets go of the file.
     must_choose
         The candidates are no alternatives (genomes of two species): ``layer`` has to name one.
+    fingerprint
+        Returns what identifies the content, in hex, where that is not the file's sha256.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Container:
     read_obs: Callable[[], pd.DataFrame]
     close: Callable[[], None] = lambda: None
     must_choose: bool = False
+    fingerprint: Callable[[], str] | None = None
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """A path or an AnnData -> Container. What a file is, its content decides, not its name.
 
-in   h5ad, zarr (folder or .zarr.zip), 10x h5, 10x mtx folder, loom; AnnData, backed or not
+in   h5ad, zarr (folder or .zarr.zip), annbatch collection, 10x h5, 10x mtx folder, loom; address of
+     a SOMA database; AnnData, backed or not
 out  Container
 """
 
@@ -12,15 +13,18 @@ from typing import Any, cast
 import h5py
 import pandas as pd
 
+from scfm.data.annbatch import is_collection, members_of, stack_containers
+from scfm.data.census import open_soma
 from scfm.data.container import DAMAGE, Candidate, Container, reading
 from scfm.data.loom import is_loom, open_loom
 from scfm.data.matrices import as_matrix
+from scfm.data.soma_address import is_address
 from scfm.data.tenx import find_mtx, is_tenx_h5, open_mtx, open_tenx_h5
 from scfm.errors import InputError, MissingFileError, ScfmWarning, UnreadableFileError
 
 UNDERSTOOD = (
     "scfm reads .h5ad, .zarr, .zarr.zip, 10x .h5, 10x mtx folders (matrix.mtx, features.tsv or "
-    "genes.tsv, barcodes.tsv; gzipped or not) and .loom."
+    "genes.tsv, barcodes.tsv; gzipped or not), .loom, annbatch collections, soma: and census:."
 )
 
 
@@ -31,6 +35,8 @@ def open_container(source: Any) -> Container:
     """
     if not isinstance(source, str | Path):
         return open_anndata(source)
+    if is_address(source):
+        return open_soma(source)
     path = Path(source)
     if not path.exists():
         raise MissingFileError(f"{path}: no such file or folder (looked in {path.absolute()}).")
@@ -102,6 +108,9 @@ def _open_zarr(path: Path) -> Container:
         store = ZipStore(path, mode="r")
         close = store.close
     root = zarr.open_group(store, mode="r")
+    if is_collection(root):
+        members = [_open_groups(root[key], path / key, "zarr", close) for key in members_of(root)]
+        return stack_containers(members, path, close)
     if "obs" not in root or "var" not in root:
         close()
         inside = ", ".join(sorted(root.keys())[:5]) or "nothing"

@@ -19,7 +19,7 @@ from scfm.errors import StoreError
 
 FORMAT, VERSION = "scfm-store", 1
 MANIFEST = "manifest.json"
-GENE_COLUMNS = ("key", "symbol", "ensembl_id", "species")
+INDEX, STORE_GENE = "__index__", "__store_gene__"  # columns beside those of a file's own var
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ out  RawRows, a bounded number of values at a time; nothing is ever dense beyond
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.sparse as sp
@@ -179,7 +179,33 @@ class DenseRows:
         return SparseRows(rows.indptr, rows.indices, rows.values, self.shape[1])
 
 
-Rows = SparseRows | DenseRows
+@runtime_checkable
+class Rows(Protocol):
+    """A matrix that can be read by rows: the two above, rows of a database, several in a stack.
+
+    ``n_stored`` may be an estimate; it decides whether the matrix is read into memory.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def n_stored(self) -> int: ...
+
+    @property
+    def in_memory(self) -> bool: ...
+
+    def empty_rows(self) -> np.ndarray: ...
+
+    def blocks(self) -> Iterator[RawRows]: ...
+
+    def take(self, rows: np.ndarray) -> RawRows: ...
+
+    def sample(self) -> RawRows: ...
+
+    def load(self) -> SparseRows: ...
+
+
 Matrix = Rows | SparseColumns
 
 
@@ -267,14 +293,19 @@ def gathered(rows: RawRows, order: np.ndarray) -> RawRows:
     return RawRows(indptr, rows.indices[place], rows.values[place])
 
 
-def joined(pieces: list[RawRows], like: Rows) -> RawRows:
-    """Pieces one below the other."""
+def joined(pieces: list[RawRows], like: SparseRows | DenseRows) -> RawRows:
+    """Pieces one below the other; of ``like``'s type where there are none."""
+    if pieces:
+        return stacked(pieces)
+    stored = like.values if isinstance(like, SparseRows) else like.stored
+    none = np.zeros(0, dtype=stored.dtype)
+    return RawRows(np.zeros(1, np.int64), np.zeros(0, np.int32), none)
+
+
+def stacked(pieces: list[RawRows]) -> RawRows:
+    """Pieces, at least one, one below the other."""
     if len(pieces) == 1:
         return pieces[0]
-    if not pieces:
-        stored = like.values if isinstance(like, SparseRows) else like.stored
-        none = np.zeros(0, dtype=stored.dtype)
-        return RawRows(np.zeros(1, np.int64), np.zeros(0, np.int32), none)
     lengths = np.concatenate([np.diff(piece.indptr) for piece in pieces])
     return RawRows(
         np.concatenate([[0], np.cumsum(lengths)]),

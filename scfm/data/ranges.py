@@ -7,6 +7,7 @@ Local files are read with pread: no mapped pages count as the reader's memory.
 """
 
 import os
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -118,7 +119,10 @@ class RemoteFolder:
         import fsspec
 
         self.url, self.options = url, options
-        self.filesystem, self.root = fsspec.core.url_to_fs(url, **options)
+        try:
+            self.filesystem, self.root = fsspec.core.url_to_fs(url, **options)
+        except (ValueError, ImportError) as error:  # no such scheme; its package is not installed
+            raise StoreError(f"{url}: cannot be opened: {error}.") from error
 
     @property
     def name(self) -> str:
@@ -129,11 +133,17 @@ class RemoteFolder:
 
     def size(self, file: str) -> int:
         try:
-            return int(self.filesystem.size(self._path(file)))
+            size = self.filesystem.size(self._path(file))
         except FileNotFoundError:
             raise _missing(self.name, file) from None
-        except OSError as error:
+        except _remote_errors() as error:
             raise _unreachable(self.name, file, error) from error
+        if size is None:
+            raise StoreError(
+                f"{self.name}/{file}: the server does not say how long the file is. Use one that "
+                "does, or copy the store to this machine."
+            )
+        return int(size)
 
     def read(self, ranges: Sequence[ByteRange]) -> list[bytes]:
         paths = [self._path(file) for file, _, _ in ranges]
@@ -142,7 +152,7 @@ class RemoteFolder:
             found = self.filesystem.cat_ranges(paths, starts, stops, on_error="raise")
         except FileNotFoundError as error:
             raise _missing(self.name, error.filename or str(error)) from None
-        except OSError as error:
+        except _remote_errors() as error:
             raise _unreachable(self.name, ranges[0][0], error) from error
         found = [bytes(data) for data in found]
         _require_all(found, ranges, self.name)
@@ -153,7 +163,7 @@ class RemoteFolder:
             return bytes(self.filesystem.cat_file(self._path(file)))
         except FileNotFoundError:
             raise _missing(self.name, file) from None
-        except OSError as error:
+        except _remote_errors() as error:
             raise _unreachable(self.name, file, error) from error
 
     def __reduce__(self):
@@ -163,8 +173,26 @@ class RemoteFolder:
         return f"{self.root.rstrip('/')}/{file}"
 
 
+def _remote_errors() -> tuple[type[Exception], ...]:
+    """What file systems raise, some of it no OSError. A package not loaded cannot have raised."""
+    others = [
+        ("aiohttp", "ClientError"),
+        ("botocore.exceptions", "BotoCoreError"),
+        ("botocore.exceptions", "ClientError"),
+        ("gcsfs.retry", "HttpError"),
+        ("azure.core.exceptions", "AzureError"),
+    ]
+    loaded = [getattr(sys.modules[m], name) for m, name in others if m in sys.modules]
+    return (OSError, *loaded)
+
+
 def _require_all(found: list[bytes], ranges: Sequence[ByteRange], folder: str) -> None:
     for data, (file, start, stop) in zip(found, ranges, strict=True):
+        if len(data) > stop - start:
+            raise StoreError(
+                f"{folder}/{file}: asked for {stop - start:,} bytes, got {len(data):,}. The server "
+                "does not know byte ranges; use one that does, or copy the store to this machine."
+            )
         if len(data) != stop - start:
             raise StoreError(
                 f"{folder}/{file} is truncated: it ends before byte {stop:,}. Copy the store "
@@ -176,7 +204,7 @@ def _missing(folder: str, file: str) -> MissingFileError:
     return MissingFileError(f"{folder}/{file}: no such file. Is {folder} a store, copied whole?")
 
 
-def _unreachable(folder: str, file: str, error: OSError) -> StoreError:
+def _unreachable(folder: str, file: str, error: Exception) -> StoreError:
     return StoreError(
         f"{folder}/{file} cannot be read ({type(error).__name__}: {error}). Nothing was taken from "
         "it; try again, or copy the store to this machine first."

@@ -122,11 +122,13 @@ def clean(
     place: Place,
     column_map: np.ndarray | None = None,
     expected_counts: bool = False,
+    keep_empty: bool = False,
 ) -> CountRows:
     """Rows as stored -> CountRows: ascending columns, no zeros, every value checked.
 
     ``column_map`` (stored column,) gives the column to hand out, -1 for one that is left out.
-    Columns that occur twice in a row are summed, as SciPy understands them.
+    Columns that occur twice in a row are summed, as SciPy understands them. ``keep_empty`` hands
+    out cells without a count, for callers that drop and count them.
 
     Raises CountsError (NaN, infinite, negative, non-integer or above int32), EmptyCellError,
     UnreadableFileError (a column that does not exist).
@@ -144,7 +146,8 @@ def clean(
     indptr, indices = raw.indptr, raw.indices
     if has_zeros or order == _UNSORTED:
         indptr, indices, counts = _tidied(indptr, indices, counts, n_columns, place)
-    refuse_empty(cell_index[np.diff(indptr) == 0], len(cell_index), place.name)
+    if not keep_empty:
+        refuse_empty(cell_index[np.diff(indptr) == 0], len(cell_index), place.name)
     return CountRows(
         indptr=indptr.astype(np.int64, copy=False),
         indices=indices.astype(np.int32, copy=False),

@@ -1,6 +1,6 @@
 """A file or an AnnData -> a CellSource of raw counts. The one way counts come into scfm.
 
-in   h5ad, zarr, 10x h5, 10x mtx, loom, AnnData; a matrix that may or may not hold counts
+in   h5ad, zarr, 10x h5, 10x mtx, loom, SOMA, AnnData; a matrix that may or may not hold counts
 out  CountsSource: raw counts in CSR rows, every value checked, with obs and var beside them
 
 Opening reads the tables' shapes and some rows of each candidate matrix, to find the one that holds
@@ -22,6 +22,7 @@ from jaxtyping import Int
 
 from scfm.data.container import Candidate, Container, reading
 from scfm.data.counts import CountRows
+from scfm.data.fingerprint import sha256
 from scfm.data.formats import open_container
 from scfm.data.matrices import Matrix, RawRows, Rows, SparseColumns
 from scfm.data.rawness import EXPECTED_REMEDY, REMEDY, Place, Verdict, clean, judge, refuse_empty
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 BYTES_A_VALUE = 8  # int32 column and int32 count
 MEMORY_LIMIT = 512 * 2**20  # bytes of CSR up to which a file is read into memory
-PREFERRED = ("X", "layers['counts']", "raw.X")
+PREFERRED = ("X", "layers['counts']", "raw.X", "X['raw']", "X['counts']", "X['data']")
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def open_counts(
     *,
     layer: str | None = None,
     expected_counts: bool = False,
+    keep_empty: bool = False,
     backed: bool | None = None,
 ) -> "CountsSource":
     """Open single-cell data and find its raw counts.
@@ -49,14 +51,17 @@ def open_counts(
     Parameters
     ----------
     source
-        A path (h5ad, zarr folder, .zarr.zip, 10x h5, 10x mtx folder or .mtx file, loom) or an
-        AnnData, in memory or backed.
+        A path (h5ad, zarr folder, .zarr.zip, annbatch collection, 10x h5, 10x mtx folder or .mtx
+        file, loom), an address of a SOMA experiment or of the CELLxGENE Census (scfm.data.census),
+        or an AnnData, in memory or backed.
     layer
         "X", "raw" or a layer's name; in a 10x v2 file of several genomes, the genome. Without it
         the first of X, layers["counts"] and raw that holds counts.
     expected_counts
         Take non-negative non-integers that are neither log values nor normalised, such as RSEM's,
         and hand them out as float32. A matrix of integers still comes first.
+    keep_empty
+        Hand out cells without a single count instead of refusing the file.
     backed
         True: read from disk as rows are asked for. False: read all now. None: read now what takes
         less than 512 MB. An AnnData is used as it is.
@@ -68,14 +73,14 @@ def open_counts(
     CountsError
         No matrix holds raw counts. The message says what each holds, and the remedy.
     EmptyCellError
-        Cells without a single count.
+        Cells without a single count, unless they are kept.
     """
     container = open_container(source)
     try:
         with reading(container.name):
             candidate, matrix = _choose(container, layer, expected_counts)
             rows = _as_rows(container, candidate, matrix, backed)
-            opened = CountsSource(container, candidate, rows, expected_counts)
+            opened = CountsSource(container, candidate, rows, expected_counts, keep_empty)
         if opened.in_memory and opened.path:
             _ = opened.obs
             container.close()  # the user may write to the file, which HDF5 forbids while it is open
@@ -98,9 +103,9 @@ class CountsSource:
     counts_from
         "X", "layers['counts']", "raw.X"; in a 10x file of several genomes, the genome.
     format
-        "h5ad", "zarr", "10x h5", "10x mtx", "loom", "AnnData".
+        "h5ad", "zarr", "annbatch", "10x h5", "10x mtx", "loom", "soma", "census", "AnnData".
     path
-        None for an AnnData.
+        None for an AnnData and for a SOMA database, which ``name`` addresses.
     in_memory
         Whether all counts are in memory; the file then is closed already.
     var, obs
@@ -108,10 +113,15 @@ class CountsSource:
     """
 
     def __init__(
-        self, container: Container, candidate: Candidate, rows: Rows, expected_counts: bool
+        self,
+        container: Container,
+        candidate: Candidate,
+        rows: Rows,
+        expected_counts: bool,
+        keep_empty: bool = False,
     ) -> None:
         self._container, self._candidate, self._rows = container, candidate, rows
-        self._expected_counts = expected_counts
+        self._expected_counts, self._keep_empty = expected_counts, keep_empty
         self.name, self.format, self.path = container.name, container.format, container.path
         self.counts_from = candidate.label
         self.n_cells = rows.shape[0]
@@ -128,7 +138,8 @@ class CountsSource:
             self._column_map = np.where(is_kept, np.cumsum(is_kept) - 1, -1).astype(np.int32)
             self.var = self.var.loc[is_kept]
         self._place = Place(self.name, self.counts_from, self.var.index)
-        refuse_empty(rows.empty_rows(), self.n_cells, self.name)
+        if not keep_empty:
+            refuse_empty(rows.empty_rows(), self.n_cells, self.name)
 
     @property
     def obs(self) -> pd.DataFrame:
@@ -166,7 +177,7 @@ class CountsSource:
         if n_cells < 1:
             raise ValueError(f"n_cells must be at least 1, got {n_cells}")
         waiting: list[CountRows] = []
-        for block in self._blocks():
+        for block in self.blocks():
             waiting.append(block)
             have = sum(rows.n_cells for rows in waiting)
             if have >= n_cells:
@@ -177,7 +188,8 @@ class CountsSource:
         if waiting:
             yield _joined(waiting)
 
-    def _blocks(self) -> Iterator[CountRows]:
+    def blocks(self) -> Iterator[CountRows]:
+        """All cells in file order, as many at a time as are read together; none is copied."""
         start = 0
         blocks = self._rows.blocks()
         while True:
@@ -196,7 +208,16 @@ class CountsSource:
             place=self._place,
             column_map=self._column_map,
             expected_counts=self._expected_counts,
+            keep_empty=self._keep_empty,
         )
+
+    def fingerprint(self) -> str:
+        """What identifies the content, in hex: a file's sha256; scfm.data.census for a database."""
+        if self._container.fingerprint is not None:
+            return self._container.fingerprint()
+        if self.path is None:
+            raise TypeError("An AnnData object has no fingerprint; use its file.")
+        return sha256(self.path)
 
     def close(self) -> None:
         self._container.close()
@@ -208,14 +229,22 @@ class CountsSource:
         self.close()
 
     def __reduce__(self):
-        if self.path is None:
+        if self.format == "AnnData":
             raise TypeError("A source over an AnnData object cannot be pickled; use its file.")
-        options = (self.path, self._candidate.key, self._expected_counts, not self.in_memory)
-        return _reopened, options
+        how = (self._expected_counts, self._keep_empty, not self.in_memory)
+        return _reopened, (self.path or self.name, self._candidate.key, *how)
 
 
-def _reopened(path: Path, layer: str, expected_counts: bool, backed: bool) -> CountsSource:
-    return open_counts(path, layer=layer, expected_counts=expected_counts, backed=backed)
+def _reopened(
+    path: str | Path, layer: str, expected_counts: bool, keep_empty: bool, backed: bool
+) -> CountsSource:
+    return open_counts(
+        path,
+        layer=layer,
+        expected_counts=expected_counts,
+        keep_empty=keep_empty,
+        backed=backed,
+    )
 
 
 def _choose(
@@ -319,8 +348,8 @@ def _as_rows(
             )
         return matrix.load()
     wants_memory = size <= MEMORY_LIMIT if backed is None else not backed
-    is_file = container.path is not None
-    return matrix.load() if wants_memory and is_file else matrix
+    is_stored = container.format != "AnnData"
+    return matrix.load() if wants_memory and is_stored else matrix
 
 
 def _joined(blocks: list[CountRows]) -> CountRows:

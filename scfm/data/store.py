@@ -9,6 +9,7 @@ read; the layout is told in docs/store_format.md.
 
 import hashlib
 import io
+import json
 import threading
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
@@ -24,19 +25,30 @@ from jaxtyping import Int, Int32, Num
 from scfm.data.block_cache import BlockCache
 from scfm.data.blocks import OpenBlock, decode_cells
 from scfm.data.counts import CountRows
-from scfm.data.manifest import MANIFEST, Manifest, ShardEntry, StoreGenes, read_genes, read_manifest
+from scfm.data.manifest import (
+    INDEX,
+    MANIFEST,
+    STORE_GENE,
+    Manifest,
+    ShardEntry,
+    StoreGenes,
+    read_genes,
+    read_manifest,
+)
 from scfm.data.order import LANES, Blocks
 from scfm.data.ranges import open_folder
 from scfm.data.shard import ShardReader
+from scfm.data.soma_address import is_address
 from scfm.errors import LabelError, ScfmError, StoreError
 
 KEPT_BLOCKS = LANES + 80  # decompressed: those the order draws from, and some of a batch
-VERIFIED_AT_ONCE = 64  # blocks
 
 
 def is_store(path: Any) -> bool:
     """Whether a path or URL is a store's folder."""
-    return isinstance(path, str | Path) and open_folder(path).exists(MANIFEST)
+    if not isinstance(path, str | Path) or is_address(path):
+        return False
+    return open_folder(path).exists(MANIFEST)
 
 
 class Store:
@@ -100,7 +112,7 @@ class Store:
     @cached_property
     def obs(self) -> pd.DataFrame:
         """All columns of all cells, in memory. `column` and `numbers` read one."""
-        tables = [self._obs_table(shard, None) for shard in self.manifest.shards]
+        tables = [self.obs_table(shard, None) for shard in self.manifest.shards]
         table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
         obs: pd.DataFrame = table.to_pandas()
         names = [dataset.name for dataset in self.manifest.datasets]
@@ -140,7 +152,7 @@ class Store:
         if name not in self.manifest.obs:
             raise self._no_column(name)
         texts = [
-            self._obs_table(shard, [name]).column(name).cast(pa.string()).combine_chunks()
+            self.obs_table(shard, [name]).column(name).cast(pa.string()).combine_chunks()
             for shard in self.manifest.shards
         ]
         categories = list(self.manifest.obs[name].categories)
@@ -154,7 +166,7 @@ class Store:
         """A numeric column of obs, such as n_counts, n_genes, cell_hash, row."""
         parts = []
         for shard in self.manifest.shards:
-            column = self._obs_table(shard, [name]).column(name)
+            column = self.obs_table(shard, [name]).column(name)
             if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
                 raise LabelError(f"{self.name}: obs column {name!r} holds no numbers.")
             parts.append(column.to_numpy())
@@ -163,9 +175,11 @@ class Store:
     def dataset_var(self, number: int) -> tuple[pd.DataFrame, Int32[np.ndarray, " column"]]:
         """A source file's var as it was, and the store gene of each of its columns."""
         entry = self.manifest.datasets[number]
-        frame = pq.read_table(io.BytesIO(self.folder.read_whole(entry.var_file))).to_pandas()
-        store_gene = frame.pop("store_gene").to_numpy(np.int32)
-        return frame.set_index(frame.columns[0]).rename_axis(None), store_gene
+        table = pq.read_table(io.BytesIO(self.folder.read_whole(entry.var_file)))
+        frame: pd.DataFrame = table.to_pandas()
+        store_gene = frame.pop(STORE_GENE).to_numpy(np.int32)
+        index_name = json.loads((table.schema.metadata or {}).get(b"index_name", b"null"))
+        return frame.set_index(INDEX).rename_axis(index_name), store_gene
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
         """Check every file: (file, what is wrong with it or None), one after the other."""
@@ -252,7 +266,8 @@ class Store:
                 "files of two stores mixed? Copy the store again."
             )
 
-    def _obs_table(self, shard: ShardEntry, columns: list[str] | None) -> pa.Table:
+    def obs_table(self, shard: ShardEntry, columns: list[str] | None) -> pa.Table:
+        """The obs of one shard: these columns, or all (None). A column it lacks is null."""
         raw = self.folder.read_whole(shard.obs_file)
         try:
             file = pq.ParquetFile(io.BytesIO(raw))
@@ -302,7 +317,7 @@ class Store:
     def _problem_of_obs(self, shard: ShardEntry) -> str | None:
         try:
             raw = self.folder.read_whole(shard.obs_file)
-            self._obs_table(shard, None)
+            self.obs_table(shard, None)
         except ScfmError as error:
             return str(error)
         same = hashlib.sha256(raw).hexdigest() == shard.obs_sha256

@@ -22,7 +22,9 @@ from jaxtyping import Int
 
 from scfm.data.blocks import EncodedCells
 from scfm.data.manifest import (
+    INDEX,
     MANIFEST,
+    STORE_GENE,
     DatasetEntry,
     Manifest,
     ObsColumn,
@@ -114,14 +116,17 @@ class StoreWriter:
         report: dict[str, Any],
     ) -> None:
         """Write a source file's var, with the store gene of each column, and its report."""
-        frame = var.reset_index(names="__index__")
+        frame = var.reset_index(names=INDEX)
         frame.columns = [str(name) for name in frame.columns]
-        frame["store_gene"] = np.asarray(store_gene, dtype=np.int32)
+        frame[STORE_GENE] = np.asarray(store_gene, dtype=np.int32)
         # columns of several types cannot be Parquet; names are what matters of them
         mixed = frame.select_dtypes(object).columns
         frame = frame.assign(**{name: frame[name].map(_text_or_none) for name in mixed})
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        name_of_index = json.dumps(None if var.index.name is None else str(var.index.name))
+        table = table.replace_schema_metadata({"index_name": name_of_index})
         with atomic_path(self.folder / "datasets" / f"{id_}.parquet") as temporary:
-            pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), temporary)
+            pq.write_table(table, temporary)
         with atomic_path(self.folder / "datasets" / f"{id_}.json") as temporary:
             temporary.write_text(json.dumps(report, indent=1) + "\n")
 

@@ -8,24 +8,29 @@ by asking the cell's other genes (query decoder), once from the cell's one state
 """
 
 import json
+import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_warn
 
 from scfm.batch import CellBatch
 from scfm.config import load_config, to_mapping, to_yaml
 from scfm.data.fingerprint import sha256
-from scfm.data.genes import GeneReport
-from scfm.data.split import held_out_cells
+from scfm.data.gene_reading import VocabularyGenes
+from scfm.data.leakage import Leakage, find_leaks, holds_whole_counts, keyed
+from scfm.data.read import CountsSource, open_counts
+from scfm.data.soma_address import absolute_address, is_address
+from scfm.data.split import Split, split_cells, split_groups
+from scfm.data.store import Store, is_store
 from scfm.data.write import atomic_path, make_folder
-from scfm.errors import ConfigError, InputError
+from scfm.errors import ConfigError, InputError, MissingFileError, ScfmWarning
 from scfm.model.attention import Packing
 from scfm.model.config import ModelSizes
 from scfm.model.pretrained import ScfmModel, save_model
@@ -35,13 +40,14 @@ from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import CellPool
 from scfm.tokens.vocab import GeneVocab
 from scfm.train.checkpoint import checkpoints, latest_checkpoint
-from scfm.train.datamodule import CellDataModule, LoaderConfig
+from scfm.train.datamodule import CellDataModule, LoaderConfig, MicroBatch
 from scfm.train.loggers import CsvMetrics, LoggingConfig, wandb_logger
 from scfm.train.optim import OptimConfig, build_optimizer
 from scfm.train.trainer import TrainerConfig, build_trainer, quiet_lightning
 from scfm.version import __version__
 
 LOSSES = ("loss", "loss_query", "loss_cell")
+logger = logging.getLogger(__name__)
 METRICS = [
     *LOSSES,
     *("lr", "gradient_norm", "cells_per_s", "tokens_per_s"),
@@ -104,15 +110,16 @@ class PretrainModule(L.LightningModule):
     def _cell_of_targets(self, cells: CellBatch) -> torch.Tensor:
         return Packing(cells.offsets).cell_of[cells.is_target]
 
-    def training_step(self, cells: CellBatch, batch_idx: int) -> torch.Tensor:
-        found = self.losses(cells)
-        parts = torch.stack([found[name].detach() for name in LOSSES])
-        # A step's loss is the mean over its micro-batches and processes, whose shares are equal.
+    def training_step(self, batch: MicroBatch, batch_idx: int) -> torch.Tensor:
+        found = self.losses(batch.cells)
+        # A step's loss, and its gradient, is the mean over all of its cells. Lightning takes the
+        # mean over micro-batches and processes, whose numbers of cells may differ: hence weights.
+        parts = batch.weight * torch.stack([found[name].detach() for name in LOSSES])
         self.so_far = parts + (self.so_far if batch_idx % self._accumulate else 0)
         if (batch_idx + 1) % self._accumulate == 0:
             for name, value in zip(LOSSES, self.so_far / self._accumulate, strict=True):
                 self.log(name, value, sync_dist=self.trainer.world_size > 1)
-        return found["loss"]
+        return batch.weight * found["loss"]
 
     @property
     def _accumulate(self) -> int:
@@ -146,12 +153,14 @@ class PretrainModule(L.LightningModule):
 
 @dataclass(frozen=True)
 class RunData:
-    """Opened training data: the pool, who trains and who is held out, what was matched."""
+    """Opened training data: the pool, who trains and who is held out, and copies across the two.
+
+    ``leakage`` is None where cells were held out at random, or hold expected counts.
+    """
 
     pool: CellPool
-    training: np.ndarray
-    held_out: np.ndarray
-    reports: dict[str, GeneReport]
+    split: Split
+    leakage: Leakage | None
 
 
 def pretrain(run: PretrainRun, out: Path, *, vocab: GeneVocab | None = None) -> Path:
@@ -193,23 +202,63 @@ def resume(out: Path, overrides: Sequence[str] = ()) -> Path:
             )
     run = read_run(out, overrides)
     checkpoint = latest_checkpoint(out)
-    _require_same_data(out)
+    manifests = _require_same_data(run, out)
     vocab = GeneVocab.load(out / "vocab.tsv")
-    return _fit(run, out, vocab, open_data(run, vocab), checkpoint)
+    return _fit(run, out, vocab, open_data(run, vocab, manifests), checkpoint)
 
 
-def open_data(run: PretrainRun, vocab: GeneVocab) -> RunData:
-    """Open every file, match its genes, refuse what cannot be used, draw the held-out cells."""
-    opened = [open_input(path, vocab, run.input, run.tokens) for path in run.data]
-    pool = CellPool([member for member, _ in opened], seed=run.seed)
-    held_out = held_out_cells(
-        pool.n_cells, run.loader.held_out_share, run.loader.max_held_out, run.seed
-    )
-    training = np.setdiff1d(np.arange(pool.n_cells), held_out)
-    if len(training) == 0:
+def open_data(
+    run: PretrainRun, vocab: GeneVocab, manifests: Mapping[str, int] | None = None
+) -> RunData:
+    """Open files and stores, match their genes, refuse what cannot be used, split the cells.
+
+    ``manifests`` are numbers of the stores' earlier manifests to read, by path.
+    """
+    manifests = manifests or {}
+    members = [
+        open_input(path, vocab, run.input, run.tokens, manifest=manifests.get(path))[0]
+        for path in run.data
+    ]
+    pool, loader = CellPool(members, seed=run.seed), run.loader
+    amounts = (loader.held_out_share, loader.max_held_out, run.seed)
+    if loader.held_out_by is None:
+        split = split_cells(pool.n_cells, *amounts)
+    else:
+        codes, names = pool.column(loader.held_out_by)
+        split = split_groups(codes, names, *amounts, by=loader.held_out_by)
+    if not split.is_training.any():
         raise InputError("No cells are left to train on; lower loader.held_out_share.")
-    reports = {member.source.name: report for member, report in opened}
-    return RunData(pool, training, held_out, reports)
+    return RunData(pool, split, _leakage(pool, split, vocab))
+
+
+def _leakage(pool: CellPool, split: Split, vocab: GeneVocab) -> Leakage | None:
+    """Copies of held-out cells among the training cells, said aloud where there are any.
+
+    Only looked for where groups are held out: it reads files a second time.
+    """
+    if split.by is None or not split.is_held_out.any():
+        return None
+    if split.n_without_group:
+        rank_zero_warn(
+            f"{split.n_without_group:,} cells have no value in '{split.by}'. They train, though "
+            "some may be of a group that is held out.",
+            category=ScfmWarning,
+        )
+    if not all(map(holds_whole_counts, pool.sources)):
+        return None
+    vocabulary = VocabularyGenes(vocab.symbols, vocab.ensembl_ids)
+    sources = [
+        keyed(source, "mouse" if member.reports[0].species == "mouse" else "human", vocabulary)
+        for source, member in zip(pool.sources, pool.members, strict=True)
+    ]
+    leakage = find_leaks(sources, split.is_training, split.is_held_out)
+    if leakage.exact or leakage.near:
+        rank_zero_warn(
+            f"{leakage}, though no '{split.by}' is on both sides: the validation loss will be too "
+            "low. See held_out in data.json; scfm prepare drops exact copies.",
+            category=ScfmWarning,
+        )
+    return leakage
 
 
 def read_run(out: Path, overrides: Sequence[str] = ()) -> PretrainRun:
@@ -223,11 +272,35 @@ def read_run(out: Path, overrides: Sequence[str] = ()) -> PretrainRun:
 def _write_run_files(run: PretrainRun, out: Path, data: RunData, vocab: GeneVocab) -> None:
     with atomic_path(out / "config.yaml") as temporary:
         temporary.write_text(to_yaml(_absolute(run)))
+    paths, split = _absolute(run).data, data.split
+    opened = list(zip(paths, data.pool.members, strict=True))
     found = {
-        "files": [[path, sha256(Path(path))] for path in _absolute(run).data],
+        "files": [
+            [path, member.source.fingerprint()]
+            for path, member in opened
+            if isinstance(member.source, CountsSource)
+        ],
+        "stores": [
+            {
+                "path": path,
+                "manifest": member.source.manifest.sequence,
+                "manifest_sha256": member.source.manifest.hash,
+            }
+            for path, member in opened
+            if isinstance(member.source, Store)
+        ],
         "n_cells": data.pool.n_cells,
-        "n_held_out": len(data.held_out),
-        "genes": {name: report.to_dict() for name, report in data.reports.items()},
+        "n_training": int(split.is_training.sum()),
+        "n_held_out": int(split.is_held_out.sum()),
+        "held_out": {
+            "by": split.by,
+            "n_judged": len(split.judged),
+            "groups": split.groups_held_out,
+            "n_groups_training": len(split.groups_training),
+            "n_cells_without_group": split.n_without_group,
+            "copies_in_training": asdict(data.leakage) if data.leakage else None,
+        },
+        "genes": {r.name: r.to_dict() for member in data.pool.members for r in member.reports},
     }
     with atomic_path(out / "vocab.tsv") as temporary:
         vocab.save(temporary)
@@ -237,21 +310,68 @@ def _write_run_files(run: PretrainRun, out: Path, data: RunData, vocab: GeneVoca
 
 def _absolute(run: PretrainRun) -> PretrainRun:
     """File paths made absolute, so that a resume finds them from anywhere."""
-    return replace(run, data=tuple(str(Path(path).absolute()) for path in run.data))
+    return replace(run, data=tuple(map(_absolute_path, run.data)))
 
 
-def _require_same_data(out: Path) -> None:
-    for path, wanted in json.loads((out / "data.json").read_text())["files"]:
-        if not Path(path).exists():
-            raise InputError(
-                f"{path}, which this run was started with, is gone. Put it back, or start a new "
-                "run with another --out."
-            )
-        if sha256(Path(path)) != wanted:
+def _absolute_path(path: str) -> str:
+    if is_address(path):
+        return absolute_address(path)
+    return path if "://" in path else str(Path(path).absolute())
+
+
+def _require_same_data(run: PretrainRun, out: Path) -> dict[str, int]:
+    """Refuse data that is not what the run was started with.
+
+    Returns, for each store that was changed since, the number of the manifest to read: a store that
+    was only added to still has it.
+    """
+    recorded = json.loads((out / "data.json").read_text())
+    for path, wanted in recorded["files"]:
+        if _fingerprint(path, run.input) != wanted:
             raise InputError(
                 f"{path} has changed since this run was started, so its cells are no longer those "
                 "the checkpoint has seen. Restore the file, or start a new run with another --out."
             )
+    return {store["path"]: _manifest_of(store) for store in recorded.get("stores", [])}
+
+
+def _fingerprint(path: str, config: InputConfig) -> str:
+    """What identifies the data now: a file's sha256, or what a database says of the cells named."""
+    if is_address(path):
+        with open_counts(path, layer=config.layer, backed=True) as source:
+            return source.fingerprint()
+    if not Path(path).exists():
+        raise _gone(path)
+    return sha256(Path(path))
+
+
+def _manifest_of(store: Mapping[str, Any]) -> int:
+    path, number = store["path"], store["manifest"]
+    if not is_store(path):
+        raise _gone(path)
+    try:
+        found = Store(path, manifest=number).manifest.hash
+    except MissingFileError as error:
+        raise InputError(
+            f"{path} has changed since this run was started, and the manifest it then had "
+            f"(number {number}) is gone. Restore the store, or start a new run with another --out."
+        ) from error
+    if found != store["manifest_sha256"]:
+        raise InputError(
+            f"{path} is another store than this run was started with: its manifest {number} hashes "
+            f"to {found[:12]}..., then it was {store['manifest_sha256'][:12]}... Restore the "
+            "store, or start a new run with another --out."
+        )
+    if (newest := Store(path).manifest.sequence) != number:
+        logger.info("%s has manifest %s by now; going on with %s", path, newest, number)
+    return number
+
+
+def _gone(path: str) -> InputError:
+    return InputError(
+        f"{path}, which this run was started with, is gone. Put it back, or start a new run with "
+        "another --out."
+    )
 
 
 def _fit(
@@ -262,8 +382,7 @@ def _fit(
     module = PretrainModule(model, run.objective, run.optim)
     cells = CellDataModule(
         data.pool,
-        data.training,
-        data.held_out,
+        data.split,
         run.loader,
         total_steps=run.trainer.steps,
         accumulate=run.trainer.accumulate,
@@ -304,6 +423,7 @@ def _provenance(run: PretrainRun, out: Path, trainer: L.Trainer, seconds: float)
         "run": to_mapping(replace(run, data=tuple(Path(path).name for path in run.data))),
         "data": {
             "files": [[Path(path).name, digest] for path, digest in data["files"]],
+            "stores": [[Path(s["path"]).name, s["manifest_sha256"]] for s in data["stores"]],
             "n_cells": data["n_cells"],
             "n_held_out": data["n_held_out"],
         },

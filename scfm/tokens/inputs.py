@@ -8,12 +8,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import pandas as pd
 
-from scfm.data.counts import CountRows
+from scfm.data.counts import CellSource, CountRows
 from scfm.data.genes import GeneAlignment, GeneReport, align, require_coverage
 from scfm.data.quality import keep
 from scfm.data.read import open_counts
@@ -138,7 +138,8 @@ def _open_store(
     ]
     tokenizer = Tokenizer(vocab, alignments, tokens or TokenConfig())
     worst = min(reports, key=lambda report: report.counts_covered or 0.0)
-    return PoolMember(store, tokenizer, tuple(reports)), worst
+    # a cached_property is a property, which the checker of types does not know
+    return PoolMember(cast(CellSource, store), tokenizer, tuple(reports)), worst
 
 
 def _all_aligned(
@@ -208,7 +209,9 @@ def _refusal(store: Store, refusals: dict[int, ScfmError]) -> GeneCoverageError:
     datasets = store.manifest.datasets
     if len(datasets) == 1:
         return GeneCoverageError(str(refusals[0]))
-    lines = [f"- {datasets[number].name}: {error}" for number, error in refusals.items()]
+    named = {number: (datasets[number].name, str(error)) for number, error in refusals.items()}
+    # data sets of equal columns share one error, which names the first of them
+    lines = [f"- {text}" if name in text else f"- {name}: {text}" for name, text in named.values()]
     more = len(lines) - REFUSALS_SHOWN
     return GeneCoverageError(
         f"{len(refusals):,} of the {len(datasets):,} data sets in {store.name} cannot be used with "

@@ -1,4 +1,4 @@
-"""What is in a model folder or a file of cells. Loads no torch.
+"""What is in a model folder, a store or a file of cells. Loads no torch.
 
 in   a path
 out  a JSON-ready mapping, and the same in words
@@ -10,21 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from scfm.data.genes import GeneReport
+from scfm.data.store import Store, is_store
 from scfm.model.folder import CONFIG, VOCAB, WEIGHTS, find_model, read_provenance
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.vocab import GeneVocab
+from scfm.tools import prepare_report
 
 
 def describe(
     path: str | Path, *, layer: str | None = None, species: Any = "auto", orthologs: bool = False
 ) -> dict[str, Any]:
-    """A model's sizes and provenance, or a file's cells, counts and gene coverage.
+    """A model's or a store's sizes and provenance, or a file's cells, counts and gene coverage.
 
     Coverage is against the default human vocabulary, is shown whatever it is and refuses nothing.
     """
     folder = Path(path)
     if (folder / CONFIG).exists() or (folder / "model" / CONFIG).exists():
         return describe_model(folder)
+    if is_store(path):
+        return prepare_report.summarise(Store(path))
     config = InputConfig(layer=layer, species=species, orthologs=orthologs, minimum_coverage=0.0)
     member, report = open_input(path, GeneVocab.human(), config, backed=True)
     return {
@@ -58,6 +62,8 @@ def describe_model(path: Path) -> dict[str, Any]:
 
 def in_words(found: dict[str, Any]) -> str:
     """The mapping of ``describe`` as a few lines for a person."""
+    if found["kind"] == "store":
+        return prepare_report.in_words(found)
     return _model_in_words(found) if found["kind"] == "model" else _cells_in_words(found)
 
 

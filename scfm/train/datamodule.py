@@ -1,27 +1,35 @@
-"""A pool of cells -> batches on the device, in an order that one integer describes.
+"""A pool of cells -> batches on the device, in an order that two integers describe.
 
 in   CellPool, which of its cells train and which are held out
-out  packed CellBatch of torch tensors, from any step on
+out  packed batches of torch tensors, from any step on
 
 The loader runs in the training process: on a CPU worker processes cost more than tokenization
-does, since batches are copied between processes.
+does, since batches are copied between processes. One thread may prepare batches ahead.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import difflib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
 import torch
 from jaxtyping import Int
+from lightning.pytorch.utilities import rank_zero_warn
 
 from scfm.batch import CellBatch
-from scfm.data.order import CellOrder
-from scfm.errors import ConfigError
+from scfm.data.order import LANES, CellOrder, Weights
+from scfm.data.split import Split
+from scfm.errors import ConfigError, ScfmWarning
 from scfm.tokens.pool import CellPool
 
 HELD_OUT_BATCH = 64  # cells
+KEPT_TOKENS = 2**23  # held-out batches up to this size stay in memory: 140 MB
 VALIDATION_EPOCH = 2**31  # no training epoch: held-out cells keep one draw of targets for ever
+NO_VALUE = "(none)"  # the class of cells that have no value in the column balanced by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,121 +37,304 @@ class LoaderConfig:
     """How cells are dealt out."""
 
     batch_size: int = 64  # cells an optimiser step sees, over all processes and accumulation
-    held_out_share: float = 0.05  # random cells kept for the validation loss
-    max_held_out: int = 1024  # cells; more would only slow validation down
+    batch_tokens: int | None = None  # instead: as many cells as surely stay within so many tokens
+    lanes: int = LANES  # blocks that a batch of data on disk is drawn from
+    prefetch: int = 0  # batches that a thread prepares ahead
+    balance: str | None = None  # obs column, or "dataset": each of its values equally often
+    weights: dict[str, float] = field(default_factory=dict)  # of these values; 1 for others
+    max_repeats: float = 10.0  # most often that a cell of a rare value comes in an epoch
+    held_out_by: str | None = None  # obs column whose groups (donors) are held out whole
+    held_out_share: float = 0.05  # of the cells, kept for the validation loss
+    max_held_out: int = 1024  # cells judged; more would only slow validation down
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"loader.batch_size must be at least 1, got {self.batch_size}")
-        if self.max_held_out < 0:
-            raise ValueError(f"loader.max_held_out must be at least 0, got {self.max_held_out}")
+        for name in ("batch_size", "batch_tokens", "lanes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"loader.{name} must be at least 1, got {value}")
+        for name in ("max_held_out", "prefetch"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"loader.{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.held_out_share < 1:
             raise ValueError(f"loader.held_out_share must be in [0, 1), got {self.held_out_share}")
+        if not 1 <= self.max_repeats < float("inf"):
+            raise ValueError(f"loader.max_repeats must be at least 1, got {self.max_repeats}")
+        if self.weights and self.balance is None:
+            raise ValueError(
+                "loader.weights are of the values of a column: name it with loader.balance"
+            )
+        for value, weight in self.weights.items():
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"loader.weights.{value} must be at least 0, got {weight}")
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One process's cells of one micro-batch.
+
+    Attributes
+    ----------
+    cells
+        Ready for the model.
+    weight
+        What their mean loss counts for, so that the mean over processes and micro-batches is the
+        mean over the cells of the optimiser step. 1 where all parts are equal; 0 where the process
+        had no cell and looks at another's, since all take part in the backward pass.
+    """
+
+    cells: CellBatch
+    weight: float
+
+    @property
+    def n_cells(self) -> int:
+        return self.cells.n_cells if self.weight else 0
+
+    @property
+    def n_tokens(self) -> int:
+        return self.cells.n_tokens if self.weight else 0
+
+    def map(self, convert: Callable[[Any], Any]) -> "MicroBatch":
+        """The same with every array of the cells passed through ``convert``."""
+        return replace(self, cells=self.cells.map(convert))
+
+
+class StepsOfCells:
+    """Optimiser steps of a fixed number of cells, cut into micro-batches."""
+
+    def __init__(self, batch_size: int, accumulate: int):
+        self.batch_size, self.accumulate = batch_size, accumulate
+
+    def cuts(self, start: int) -> list[int]:
+        """Of the step that begins at ``start``: where its micro-batches begin, and its end."""
+        parts = range(self.accumulate + 1)
+        return [start + self.batch_size * part // self.accumulate for part in parts]
+
+
+class StepsOfTokens:
+    """Optimiser steps of as many cells of the order as stay within a number of tokens.
+
+    Tokens are counted by their bound, which hangs on a cell's expressed genes alone; so a step's
+    cells are known without reading them, and are the same on any number of processes.
+    """
+
+    def __init__(
+        self, order: CellOrder, most_tokens: Int[np.ndarray, " cell"], budget: int, accumulate: int
+    ):
+        self.order, self.most_tokens = order, most_tokens
+        self.budget, self.accumulate = budget, accumulate
+        self._guess = 1 + int(1.5 * budget / most_tokens.mean())
+
+    def cuts(self, start: int) -> list[int]:
+        """Of the step that begins at ``start``: where its micro-batches begin, and its end.
+
+        Micro-batches have about equally many tokens, and one cell at least.
+        """
+        ends = self._ends(start, self._guess)
+        while ends[-1] <= self.budget:
+            ends = self._ends(start, 2 * len(ends))
+        n_cells = max(int(np.searchsorted(ends, self.budget, side="right")), self.accumulate)
+        n_cells = min(n_cells, len(ends))
+        aims = ends[n_cells - 1] * np.arange(1, self.accumulate) / self.accumulate
+        inner = np.searchsorted(ends[:n_cells], aims, side="left") + 1
+        # one cell at least on either side of every cut
+        parts = np.arange(1, self.accumulate)
+        inner = np.minimum(np.maximum(inner, parts), n_cells - self.accumulate + parts)
+        inner = np.maximum.accumulate(inner - parts) + parts
+        return [start, *(start + inner).tolist(), start + n_cells]
+
+    def _ends(self, start: int, n: int) -> Int[np.ndarray, " place"]:
+        """Tokens up to and with each of the next ``n`` cells."""
+        cells, _ = self.order.stretch(start, max(n, self.accumulate))
+        return np.cumsum(self.most_tokens[cells], dtype=np.int64)
 
 
 class CellLoader:
-    """One process's share of the training stream: ``n_batches`` batches from ``first`` on."""
+    """One process's share of the training stream, micro-batch by micro-batch.
+
+    Attributes
+    ----------
+    first_step
+        The optimiser step to begin with.
+    starts
+        Positions in the order at which steps begin: the first's, and those dealt out so far.
+    """
 
     def __init__(
         self,
         pool: CellPool,
-        cells: Int[np.ndarray, " cell"],
         order: CellOrder,
-        n_batches: int,
+        steps: StepsOfCells | StepsOfTokens,
+        total_steps: int,
+        *,
         rank: int = 0,
         world_size: int = 1,
+        first_step: int = 0,
+        start: int = 0,
+        prefetch: int = 0,
     ):
-        self.pool, self.cells, self.order, self.n_batches = pool, cells, order, n_batches
-        self.rank, self.world_size = rank, world_size
-        self.first = 0
+        self.pool, self.order, self.steps, self.total_steps = pool, order, steps, total_steps
+        self.rank, self.world_size, self.prefetch = rank, world_size, prefetch
+        self.first_step = first_step
+        self.starts = {first_step: start}
 
     def __len__(self) -> int:
-        return self.n_batches
+        return self.total_steps * self.steps.accumulate
 
-    def __iter__(self) -> Iterator[CellBatch]:
-        for step in range(self.first, self.n_batches):
-            place, epoch = self.order.batch(step, self.rank, self.world_size)
-            yield self.pool.training(self.cells[place], epoch).map(torch.from_numpy)
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return ahead(self._batches(), self.prefetch) if self.prefetch else self._batches()
+
+    def _batches(self) -> Iterator[MicroBatch]:
+        for step in range(self.first_step, self.total_steps):
+            cuts = self.steps.cuts(self.starts[step])
+            self.starts[step + 1] = cuts[-1]
+            for first, last in pairwise(cuts):
+                yield self._micro_batch(first, last, cuts[-1] - cuts[0])
+
+    def _micro_batch(self, first: int, last: int, step_cells: int) -> MicroBatch:
+        cells, epochs = self.order.share(first, last - first, self.rank, self.world_size)
+        parts = self.world_size * self.steps.accumulate
+        weight = len(cells) * parts / step_cells
+        if len(cells) == 0:
+            cells, epochs = self.order.stretch(first, 1)
+        return MicroBatch(self.pool.training(cells, epochs).map(torch.from_numpy), weight)
+
+    def start_of(self, step: int) -> int:
+        """Where a step begins that was begun or comes next; earlier ones are forgotten."""
+        for past in [known for known in self.starts if known < min(step, self.total_steps)]:
+            del self.starts[past]
+        return self.starts[step]
+
+
+def ahead(items: Iterator[Any], n: int) -> Iterator[Any]:
+    """The same items, of which one thread makes up to ``n`` before they are asked for."""
+    end = object()
+    with_thread = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+    try:
+        waiting: list[Future] = [with_thread.submit(next, items, end) for _ in range(n)]
+        while (item := waiting.pop(0).result()) is not end:
+            waiting.append(with_thread.submit(next, items, end))
+            yield item
+    finally:
+        with_thread.shutdown(wait=True, cancel_futures=True)
 
 
 class HeldOutLoader:
     """The held-out cells with the same targets every time, in batches of a fixed size.
 
     Every process judges all of them: they are few, and so the figure cannot hang on how many
-    processes there are.
+    processes there are. They are read once and kept, unless they are many.
     """
 
     def __init__(self, pool: CellPool, cells: Int[np.ndarray, " cell"]):
         self.pool, self.cells, self.batch_size = pool, cells, HELD_OUT_BATCH
+        self._kept: list[CellBatch] = []
 
     def __len__(self) -> int:
         return -(-len(self.cells) // self.batch_size)
 
     def __iter__(self) -> Iterator[CellBatch]:
-        for first in range(0, len(self.cells), self.batch_size):
+        yield from self._kept
+        for first in range(len(self._kept) * self.batch_size, len(self.cells), self.batch_size):
             cells = self.cells[first : first + self.batch_size]
             epoch = np.full(len(cells), VALIDATION_EPOCH)
-            yield self.pool.training(cells, epoch).map(torch.from_numpy)
+            batch = self.pool.training(cells, epoch).map(torch.from_numpy)
+            if first == len(self._kept) * self.batch_size and self._has_room(batch):
+                self._kept.append(batch)
+            yield batch
+
+    def _has_room(self, batch: CellBatch) -> bool:
+        return sum(kept.n_tokens for kept in self._kept) + batch.n_tokens <= KEPT_TOKENS
 
 
 class CellDataModule(L.LightningDataModule):
     """Deals training and held-out cells to the processes of a trainer.
 
-    Its state is the number of micro-batches taken, so a run goes on with exactly the cells it had
-    not seen, on any number of processes that divides the batch.
+    Its state is the number of steps taken and the position they have reached in the order, so a run
+    goes on with exactly the cells it had not seen, on any number of processes.
     """
 
     def __init__(
         self,
         pool: CellPool,
-        training_cells: Int[np.ndarray, " training"],
-        held_out_cells: Int[np.ndarray, " held_out"],
+        split: Split,
         config: LoaderConfig,
         *,
         total_steps: int,
         accumulate: int,
     ):
         super().__init__()
-        self.pool, self.config = pool, config
-        self.training_cells, self.held_out_cells = training_cells, held_out_cells
+        self.pool, self.split, self.config = pool, split, config
         self.total_steps, self.accumulate = total_steps, accumulate
-        self.first_step = 0
+        self.order = training_order(pool, split, config)
+        self.first_step = self.start = 0
+        self.loader: CellLoader | None = None
 
     def train_dataloader(self) -> CellLoader:
         rank, world_size = self._place()
-        if self.config.batch_size % (world_size * self.accumulate):
-            raise ConfigError(
-                f"loader.batch_size ({self.config.batch_size}) must divide by processes "
-                f"({world_size}) x trainer.accumulate ({self.accumulate}), so that every process "
-                "gets the same number of cells. Try --set loader.batch_size="
-                f"{_round_up(self.config.batch_size, world_size * self.accumulate)}."
-            )
-        order = CellOrder(
-            n_cells=len(self.training_cells),
-            batch_size=self.config.batch_size // self.accumulate,
-            seed=self.pool.seed,
+        self._require_enough(world_size)
+        self.pool.keep_blocks(-(-self.config.lanes // world_size))
+        self.loader = CellLoader(
+            self.pool,
+            self.order,
+            self._steps(),
+            self.total_steps,
+            rank=rank,
+            world_size=world_size,
+            first_step=self.first_step,
+            start=self.start,
+            prefetch=self.config.prefetch,
         )
-        n_batches = self.total_steps * self.accumulate
-        loader = CellLoader(self.pool, self.training_cells, order, n_batches, rank, world_size)
-        loader.first = self.first_step * self.accumulate
-        return loader
+        return self.loader
 
     def val_dataloader(self) -> HeldOutLoader | list:
-        if len(self.held_out_cells) == 0:
+        if len(self.split.judged) == 0:
             return []
-        return HeldOutLoader(self.pool, self.held_out_cells)
+        return HeldOutLoader(self.pool, self.split.judged)
 
     def transfer_batch_to_device(
-        self, batch: CellBatch, device: torch.device, dataloader_idx: int
-    ) -> CellBatch:
+        self, batch: MicroBatch | CellBatch, device: torch.device, dataloader_idx: int
+    ) -> MicroBatch | CellBatch:
         return batch.map(lambda x: x.to(device, non_blocking=True))
 
     def state_dict(self) -> dict[str, int]:
         assert self.trainer is not None
-        return {"optimiser_steps": self.trainer.global_step}
+        step = self.trainer.global_step
+        position = self.loader.start_of(step) if self.loader else self.start
+        return {"optimiser_steps": step, "position": position}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.first_step = state_dict["optimiser_steps"]
+        # runs begun before there were token budgets counted steps alone
+        self.start = state_dict.get("position", self.first_step * self.config.batch_size)
+
+    def _steps(self) -> StepsOfCells | StepsOfTokens:
+        if self.config.batch_tokens is None:
+            return StepsOfCells(self.config.batch_size, self.accumulate)
+        return StepsOfTokens(
+            self.order, self.pool.most_tokens(), self.config.batch_tokens, self.accumulate
+        )
+
+    def _require_enough(self, world_size: int) -> None:
+        """A cell for every micro-batch, and a lane for every process."""
+        batch_size = self.config.batch_size if self.config.batch_tokens is None else None
+        if batch_size is not None and batch_size < self.accumulate:
+            raise ConfigError(
+                f"loader.batch_size ({batch_size}) must be at least trainer.accumulate "
+                f"({self.accumulate}): each micro-batch needs a cell. Try --set "
+                f"loader.batch_size={self.accumulate}."
+            )
+        if batch_size is not None and batch_size < self.accumulate * world_size:
+            rank_zero_warn(
+                f"loader.batch_size ({batch_size}) is less than processes ({world_size}) x "
+                f"trainer.accumulate ({self.accumulate}): some processes have nothing to do.",
+                category=ScfmWarning,
+            )
+        if world_size > self.config.lanes and not self.order.is_single_file:
+            raise ConfigError(
+                f"loader.lanes ({self.config.lanes}) must be at least the number of processes "
+                f"({world_size}): each reads lanes of its own. Start a new run with --set "
+                f"loader.lanes={world_size * -(-LANES // world_size)}."
+            )
 
     def _place(self) -> tuple[int, int]:
         if self.trainer is None:
@@ -151,5 +342,31 @@ class CellDataModule(L.LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
 
-def _round_up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
+def training_order(pool: CellPool, split: Split, config: LoaderConfig) -> CellOrder:
+    """The order of a pool's training cells. Raises ConfigError, LabelError for weights in vain."""
+    selected = None if split.is_training.all() else split.is_training
+    weights = None
+    if config.balance is not None:
+        codes, names = pool.column(config.balance)
+        names = [*names, NO_VALUE]
+        codes = np.where(codes < 0, len(names) - 1, codes)
+        shares = np.array([config.weights.get(name, 1.0) for name in names])
+        for value in config.weights:
+            if value not in names:
+                raise _unknown_value(value, config.balance, names)
+        try:
+            weights = Weights.mixing(codes, shares, selected, max_repeats=config.max_repeats)
+        except ValueError as error:
+            raise ConfigError(f"loader.weights leave no cell to train on: {error}.") from error
+    return CellOrder(
+        blocks=pool.blocks, seed=pool.seed, lanes=config.lanes, selected=selected, weights=weights
+    )
+
+
+def _unknown_value(value: str, column: str, names: list[str]) -> ConfigError:
+    close = difflib.get_close_matches(value, names, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    return ConfigError(
+        f"loader.weights names '{value}', which is no value of '{column}'.{hint} There is: {shown}."
+    )

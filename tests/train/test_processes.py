@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.toy_stores import write_store
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
     *("--set", "trainer.steps=6", "--set", "model.d_model=16", "--set", "loader.batch_size=8"),
@@ -19,11 +21,20 @@ SETTINGS = [
 ]
 
 
+# Of a store the two processes' parts differ: three lanes, and seven cells a batch.
+STORE_SETTINGS = [
+    *("--set", "loader.lanes=3", "--set", "loader.batch_size=7", "--set", "loader.prefetch=2"),
+]
+
+
 @pytest.fixture(scope="module")
 def cells(demo_cells, tmp_path_factory):
-    path = tmp_path_factory.mktemp("cells") / "cells.h5ad"
-    ad.read_h5ad(demo_cells / "pbmc3k.h5ad")[::20].copy().write_h5ad(path)
-    return path
+    """The same cells as a file and as a store."""
+    folder = tmp_path_factory.mktemp("cells")
+    adata = ad.read_h5ad(demo_cells / "pbmc3k.h5ad")[::20].copy()
+    adata.write_h5ad(folder / "file")
+    write_store(folder / "store", {"cells.h5ad": adata})
+    return folder
 
 
 def column(run: Path, name: str) -> np.ndarray:
@@ -32,7 +43,8 @@ def column(run: Path, name: str) -> np.ndarray:
 
 
 @pytest.mark.multiprocess
-def test_two_processes_equal_one(cells, tmp_path):
+@pytest.mark.parametrize(("kind", "more"), [("file", []), ("store", STORE_SETTINGS)])
+def test_two_processes_equal_one(cells, tmp_path, kind, more):
     """By the launch script, as a user would; the oracle is the plain command."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment["OMP_NUM_THREADS"] = "1"
@@ -40,11 +52,11 @@ def test_two_processes_equal_one(cells, tmp_path):
     commands = [
         [
             *(sys.executable, "-m", "scfm.cli.app", "pretrain", "--config", "scfm-tiny"),
-            *("--data", str(cells), "--out", str(one), *SETTINGS),
+            *("--data", str(cells / kind), "--out", str(one), *SETTINGS, *more),
         ],
         [
             *("bash", str(ROOT / "launch" / "torchrun.sh"), "2", str(two), "scfm-tiny"),
-            *(str(cells), "--", *SETTINGS),
+            *(str(cells / kind), "--", *SETTINGS, *more),
         ],
     ]
     for command in commands:
