@@ -9,7 +9,7 @@ and compress well. A cell's bytes do not depend on its neighbours: cells are put
 or into blocks, without being decoded. The layout of a block is told in docs/store_format.md.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -19,7 +19,7 @@ from numba import carray, types  # pyright: ignore[reportPrivateImportUsage]
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from scfm.data.bits import ZERO, count_before, n_words, popcount, rank, set_bit
+from scfm.data.bits import ZERO, n_words, popcount, set_bit
 from scfm.data.buffers import BufferPool
 from scfm.data.compiled import compiled
 from scfm.data.counts import CountRows
@@ -154,6 +154,31 @@ def take(cells: EncodedCells, order: Int[np.ndarray, " taken"]) -> EncodedCells:
         cell_hash=cells.cell_hash[order],
         sketches=cells.sketches[order],
     )
+
+
+def parts_of(cells: EncodedCells, bounds: Int[np.ndarray, " bound"]) -> Iterator[EncodedCells]:
+    """Cells ``bounds[i]:bounds[i + 1]`` for each i; views, nothing is copied."""
+
+    def cuts(lengths: np.ndarray) -> list[int]:
+        return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[bounds].tolist()
+
+    of_cells, of_values = bounds.tolist(), cuts(cells.n_genes)
+    of_gaps, of_counts = cuts(cells.n_gap_escapes), cuts(cells.n_count_escapes)
+    for i in range(len(of_cells) - 1):
+        mine, values = slice(*of_cells[i : i + 2]), slice(*of_values[i : i + 2])
+        yield EncodedCells(
+            n_genes=cells.n_genes[mine],
+            n_gap_escapes=cells.n_gap_escapes[mine],
+            n_count_escapes=cells.n_count_escapes[mine],
+            dataset=cells.dataset[mine],
+            gaps=cells.gaps[values],
+            counts=cells.counts[values],
+            gap_escapes=cells.gap_escapes[slice(*of_gaps[i : i + 2])],
+            count_escapes=cells.count_escapes[slice(*of_counts[i : i + 2])],
+            n_counts=cells.n_counts[mine],
+            cell_hash=cells.cell_hash[mine],
+            sketches=cells.sketches[mine],
+        )
 
 
 def concatenate(parts: Sequence[EncodedCells]) -> EncodedCells:
@@ -313,46 +338,31 @@ def _encode(
     sketches,
 ):
     words = n_words(len(gene_keys) + 1)
-    bits, before = np.zeros(words, np.uint64), np.zeros(words, np.int64)
+    bits = np.zeros(words, np.uint64)
+    value_of = np.zeros(words << 6, np.int32)
     minima = np.empty(N_BANDS * BAND, np.uint64)
     n_gaps = n_counts_out = 0
     for i in range(len(indptr) - 1):
         start, n = indptr[i], indptr[i + 1] - indptr[i]
-        for k in range(start, start + n):
-            set_bit(bits, column_to_store[np.uint64(indices[k])])
-        count_before(bits, before)
         total, folded = np.int64(0), ZERO
         minima[:] = ~ZERO
-        n_escaped = 0
         for k in range(start, start + n):
             gene, value = column_to_store[np.uint64(indices[k])], values[k]
-            place = rank(bits, before, gene)
+            set_bit(bits, gene)
+            value_of[gene] = value
             total += value
-            if value > MOST_IN_A_BYTE:
-                counts[start + place] = 0
-                # sorted below: columns come in the file's order, not in that of the genes
-                count_escapes[n_counts_out + n_escaped, 0] = place
-                count_escapes[n_counts_out + n_escaped, 1] = value
-                n_escaped += 1
-            else:
-                counts[start + place] = value
             word = mix64(gene_keys[gene] + np.uint64(value) * GOLDEN)
             folded += word
             band = np.uint64(((word >> np.uint64(32)) * np.uint64(N_BANDS * BAND)) >> np.uint64(32))
             if word < minima[band]:
                 minima[band] = word
-        for a in range(n_counts_out + 1, n_counts_out + n_escaped):
-            b = a
-            while b > n_counts_out and count_escapes[b - 1, 0] > count_escapes[b, 0]:
-                for c in range(2):
-                    kept = count_escapes[b, c]
-                    count_escapes[b, c] = count_escapes[b - 1, c]
-                    count_escapes[b - 1, c] = kept
-                b -= 1
-        n_counts_out += n_escaped
-        n_genes[i], n_count_escapes[i] = n, n_escaped
-        n_gap_escapes[i] = _gaps_of(bits, start, gaps, gap_escapes, n_gaps)
+        n_genes[i] = n
+        n_gap_escapes[i], n_count_escapes[i] = _in_order(
+            *(bits, value_of, start, gaps, counts),
+            *(gap_escapes, n_gaps, count_escapes, n_counts_out),
+        )
         n_gaps += n_gap_escapes[i]
+        n_counts_out += n_count_escapes[i]
         n_counts[i] = total
         cell_hash[i] = mix64(folded ^ np.uint64(n))
         for band in range(N_BANDS):
@@ -363,26 +373,32 @@ def _encode(
 
 
 @compiled
-def _gaps_of(bits, start, gaps, gap_escapes, n_gaps):
-    """Gaps between set bits, which are cleared; returns how many did not fit a byte."""
-    previous, place, n_escaped = -1, 0, 0
+def _in_order(
+    bits, value_of, start, gaps, counts, gap_escapes, n_gaps, count_escapes, n_counts_out
+):
+    """One cell's gaps and counts, gene by gene; its bits are cleared. How many escaped of each."""
+    previous, place, n_gap, n_count = -1, 0, 0, 0
     for w in range(len(bits)):
         word = bits[w]
         bits[w] = ZERO
         while word != ZERO:
             lowest = word & (ZERO - word)
             gene = (w << 6) + _log2(lowest)
-            gap = gene - previous - 1
+            gap, value = gene - previous - 1, value_of[gene]
+            gaps[start + place], counts[start + place] = gap, value
             if gap > MOST_IN_A_BYTE:
                 gaps[start + place] = 0
-                gap_escapes[n_gaps + n_escaped, 0] = place
-                gap_escapes[n_gaps + n_escaped, 1] = gap
-                n_escaped += 1
-            else:
-                gaps[start + place] = gap
+                gap_escapes[n_gaps + n_gap, 0] = place
+                gap_escapes[n_gaps + n_gap, 1] = gap
+                n_gap += 1
+            if value > MOST_IN_A_BYTE:
+                counts[start + place] = 0
+                count_escapes[n_counts_out + n_count, 0] = place
+                count_escapes[n_counts_out + n_count, 1] = value
+                n_count += 1
             previous, place = gene, place + 1
             word ^= lowest
-    return n_escaped
+    return n_gap, n_count
 
 
 @compiled

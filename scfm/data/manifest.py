@@ -114,6 +114,8 @@ class DatasetEntry:
     n_read: int
     n_cells: int  # kept
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> cells
+    var_sha256: str = ""  # filled in by the writer, as is the next
+    report_sha256: str = ""
 
     @property
     def var_file(self) -> str:

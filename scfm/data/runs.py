@@ -8,7 +8,7 @@ in one bucket, and neither the order of the files nor an interruption has a say 
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow as pa
 import xxhash
 from jaxtyping import Int64, UInt64
 
-from scfm.data.blocks import EncodedCells, concatenate, from_bytes, take, to_bytes
+from scfm.data.blocks import EncodedCells, concatenate, from_bytes, parts_of, take, to_bytes
 from scfm.data.mixing import GOLDEN, mix64_array
 from scfm.data.write import atomic_path
 from scfm.errors import UnreadableFileError
@@ -107,31 +107,6 @@ def write_run(
             index[bucket] = (file.tell(), part.n_cells, xxhash.xxh3_64_intdigest(data))
         file.write(index.tobytes())
         file.write(_TAIL.pack(n_buckets, xxhash.xxh3_64_intdigest(index.tobytes())))
-
-
-def parts_of(cells: EncodedCells, bounds: Int64[np.ndarray, " bound"]) -> Iterator[EncodedCells]:
-    """Cells ``bounds[i]:bounds[i + 1]`` for each i; views, nothing is copied."""
-
-    def cuts(lengths: np.ndarray) -> list[int]:
-        return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[bounds].tolist()
-
-    of_cells, of_values = bounds.tolist(), cuts(cells.n_genes)
-    of_gaps, of_counts = cuts(cells.n_gap_escapes), cuts(cells.n_count_escapes)
-    for i in range(len(of_cells) - 1):
-        mine, values = slice(*of_cells[i : i + 2]), slice(*of_values[i : i + 2])
-        yield EncodedCells(
-            n_genes=cells.n_genes[mine],
-            n_gap_escapes=cells.n_gap_escapes[mine],
-            n_count_escapes=cells.n_count_escapes[mine],
-            dataset=cells.dataset[mine],
-            gaps=cells.gaps[values],
-            counts=cells.counts[values],
-            gap_escapes=cells.gap_escapes[slice(*of_gaps[i : i + 2])],
-            count_escapes=cells.count_escapes[slice(*of_counts[i : i + 2])],
-            n_counts=cells.n_counts[mine],
-            cell_hash=cells.cell_hash[mine],
-            sketches=cells.sketches[mine],
-        )
 
 
 @dataclass(frozen=True)

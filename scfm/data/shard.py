@@ -19,7 +19,7 @@ import zstandard
 from jaxtyping import Int64
 from numcodecs.zstd import Zstd
 
-from scfm.data.blocks import EncodedCells, OpenBlock, take, to_payload
+from scfm.data.blocks import EncodedCells, OpenBlock, parts_of, to_payload
 from scfm.data.buffers import BufferPool
 from scfm.data.ranges import ByteRange, Folder
 from scfm.data.write import atomic_path
@@ -74,9 +74,8 @@ def write_cells(
             digest.update(data)
 
         put(MAGIC)
-        for number in range(len(index)):
-            first = number * block_cells
-            block = take(cells, np.arange(first, min(first + block_cells, cells.n_cells)))
+        bounds = np.append(np.arange(0, cells.n_cells, block_cells), cells.n_cells)
+        for number, block in enumerate(parts_of(cells, bounds)):
             payload = to_payload(block)
             data = compressor.compress(payload)
             hash_ = xxhash.xxh3_64_intdigest(data)

@@ -187,8 +187,8 @@ class Store:
             yield shard.cells_file, self._problem_of_cells(number)
             yield shard.obs_file, self._problem_of_obs(shard)
         for entry in self.manifest.datasets:
-            for file in (entry.var_file, entry.report_file):
-                yield file, None if self.folder.exists(file) else "is missing"
+            yield entry.var_file, self._problem_of(entry.var_file, entry.var_sha256)
+            yield entry.report_file, self._problem_of(entry.report_file, entry.report_sha256)
 
     def _decoded(self, cell_index: np.ndarray, block: np.ndarray) -> CountRows:
         cache = self._cache
@@ -315,13 +315,19 @@ class Store:
         return None if digest.hexdigest() == shard.sha256 else "does not match its sha256"
 
     def _problem_of_obs(self, shard: ShardEntry) -> str | None:
+        problem = self._problem_of(shard.obs_file, shard.obs_sha256)
         try:
-            raw = self.folder.read_whole(shard.obs_file)
             self.obs_table(shard, None)
         except ScfmError as error:
             return str(error)
-        same = hashlib.sha256(raw).hexdigest() == shard.obs_sha256
-        return None if same else "does not match its sha256"
+        return problem
+
+    def _problem_of(self, file: str, digest: str) -> str | None:
+        try:
+            found = hashlib.sha256(self.folder.read_whole(file)).hexdigest()
+        except ScfmError as error:
+            return str(error)
+        return None if found == digest else "does not match its sha256"
 
     def __reduce__(self):
         return _reopened, (self._path, self._sequence)

@@ -7,10 +7,10 @@ An existing store is appended to: its files are never touched, so its readers ar
 """
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from scfm.data.blocks import EncodedCells
+from scfm.data.fingerprint import sha256
 from scfm.data.manifest import (
     INDEX,
     MANIFEST,
@@ -105,7 +106,7 @@ class StoreWriter:
             n_bytes=written.n_bytes,
             sha256=written.sha256,
             obs_bytes=obs_path.stat().st_size,
-            obs_sha256=hashlib.sha256(obs_path.read_bytes()).hexdigest(),
+            obs_sha256=sha256(obs_path),
         )
 
     def write_dataset(
@@ -150,7 +151,7 @@ class StoreWriter:
             block_cells=self.block_cells,
             n_genes=len(genes),
             genes_sha256=genes.sha256,
-            datasets=(*(before.datasets if before else ()), *datasets),
+            datasets=(*(before.datasets if before else ()), *map(self._hashed, datasets)),
             shards=(*(before.shards if before else ()), *shards),
             obs=merged_obs([before.obs, obs]) if before else dict(obs),
             settings=settings,
@@ -170,6 +171,10 @@ class StoreWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _hashed(self, entry: DatasetEntry) -> DatasetEntry:
+        var, report = (sha256(self.folder / file) for file in (entry.var_file, entry.report_file))
+        return replace(entry, var_sha256=var, report_sha256=report)
 
     def _put(self, file: str, data: bytes) -> None:
         with atomic_path(self.folder / file) as temporary:

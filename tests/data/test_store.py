@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from numcodecs.zstd import Zstd
 
@@ -162,6 +163,30 @@ def test_a_flipped_bit_is_found_and_named(folder, place):
     if place < 0.9:  # in a block, not in the index
         with pytest.raises(StoreError, match=f"{path.name} is damaged: block"):
             store.rows(np.arange(200, 400))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "json"])
+def test_a_changed_table_of_a_data_set_is_found(folder, suffix):
+    path = next((folder / "datasets").glob(f"*.{suffix}"))
+    path.write_bytes(path.read_bytes()[:-1] + b" ")
+    wrong = [name for name, problem in Store(folder).verify() if problem]
+    assert wrong == [f"datasets/{path.name}"]
+
+
+def test_a_var_comes_back_whatever_its_names(tmp_path, rng):
+    genes, columns = toy_genes(5), np.arange(5, dtype=np.int32)
+    var = pd.DataFrame(
+        {"store_gene": list("abcde"), "mixed": ["x", None, 3, 4.5, True]},
+        index=pd.Index(genes.keys, name="gene"),
+    )
+    write_toy_store(tmp_path / "s", toy_rows(rng, 10, 5), genes)
+    with StoreWriter(tmp_path / "s") as writer:
+        writer.write_dataset("000000", var, columns, {})
+    found, store_gene = Store(tmp_path / "s").dataset_var(0)
+    np.testing.assert_array_equal(store_gene, columns)
+    assert found.index.name == "gene"
+    assert list(found["store_gene"]) == list("abcde")
+    assert list(found["mixed"]) == ["x", None, "3", "4.5", "True"]
 
 
 def test_a_damaged_block_leaves_the_others_readable(folder, rows):
