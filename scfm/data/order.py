@@ -1,7 +1,7 @@
 """Which cell next: a pure function of (seed, blocks, weights, position).
 
 in   how the cells lie in blocks, which of them train, how often each is wanted
-out  cell numbers, and the epoch each belongs to, for any stretch of an endless stream
+out  cell numbers, and the draw each belongs to, for any stretch of an endless stream
 
 Data on disk is read in blocks, so the order is made of blocks. In each epoch the blocks are put in
 random order, one after the other, and the cells of each block in random order too. That long line
@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Int
 from scfm.data.compiled import compiled
 from scfm.data.mixing import GOLDEN, mix64, mix64_array
 
+SHUFFLED_LANES = 48  # enough where the cells of a block have nothing in common, as in a store
 LANES = 240  # 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 16, 20, 24, 30, 40 ... processes share them evenly
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
 # Knuth's linear congruential generator (MMIX), of which the high half is used
@@ -163,9 +164,13 @@ class CellOrder:
     def stretch(
         self, start: int, n: int
     ) -> tuple[Int[np.ndarray, " place"], Int[np.ndarray, " place"]]:
-        """Cells and epochs of positions ``start`` to ``start + n`` of the stream."""
-        cells, epochs, _ = self._stretch(start, n)
-        return cells, epochs
+        """Cells and draws of positions ``start`` to ``start + n`` of the stream.
+
+        A cell comes once in each of its draws: the draw's number is the epoch, plus 2^32 for each
+        time that the cell has come in this epoch already in the line of blocks.
+        """
+        cells, draws, _ = self._stretch(start, n)
+        return cells, draws
 
     def share(
         self, start: int, n: int, rank: int, world_size: int
@@ -175,14 +180,13 @@ class CellOrder:
         A process reads whole lanes. Shares are equal, give or take a cell an epoch's end, where
         ``world_size`` divides ``lanes``; else they differ by a few cells.
         """
+        cells, draws, lane = self._stretch(start, n)
         if self.is_single_file:
-            cells, epochs = self.stretch(start, n)
             mine = np.arange(start, start + n) % world_size == rank
         else:
             assert world_size <= self.lanes, "checked when the run was configured"
-            cells, epochs, lane = self._stretch(start, n)
             mine = lane % world_size == rank
-        return cells[mine], epochs[mine]
+        return cells[mine], draws[mine]
 
     def _stretch(self, start: int, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         epoch, at = self._epoch_of(start)
@@ -190,14 +194,14 @@ class CellOrder:
         while n > 0:
             taken = min(n, self.n_in_epoch(epoch) - at)
             if taken > 0:
-                cells, lane = self._in_epoch(epoch, np.arange(at, at + taken))
-                parts.append((cells, np.full(taken, epoch), lane))
+                cells, copy, lane = self._in_epoch(epoch, np.arange(at, at + taken))
+                parts.append((cells, epoch + (copy << 32), lane))
             n, at, epoch = n - taken, 0, epoch + 1
         if not parts:
             nothing = np.zeros(0, np.int64)
             return nothing, nothing, nothing
-        cells, epochs, lanes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return cells, epochs, lanes
+        cells, draws, lanes = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return cells, draws, lanes
 
     def _epoch_of(self, position: int) -> tuple[int, int]:
         """The epoch that a position lies in, and its place there."""
@@ -208,8 +212,10 @@ class CellOrder:
             position, epoch = position - length, epoch + 1
         return epoch, position
 
-    def _in_epoch(self, epoch: int, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cells and lanes of positions within an epoch."""
+    def _in_epoch(
+        self, epoch: int, position: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cells, copies and lanes of positions within an epoch."""
         line = self._line(epoch)
         lanes = 1 if self.is_single_file else self.lanes
         length, longer = divmod(self.n_in_epoch(epoch), lanes)
@@ -230,7 +236,7 @@ class CellOrder:
             epoch,
             cells,
         )
-        return cells, lane
+        return cells, copy, lane
 
     def _line(self, epoch: int) -> "_Epoch":
         """Blocks of an epoch in their random order. Two epochs are kept: a batch may touch both."""

@@ -80,8 +80,9 @@ def test_weighted_cells_come_as_often_as_their_class_says(sizes, seed, shares, w
         return
     total = sum(order.n_in_epoch(epoch) for epoch in range(n_epochs))
     parts = [order.share(0, total, rank, world_size) for rank in range(world_size)]
-    cells, epochs = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    assert len(cells) == total
+    cells, draws = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    epochs = draws & 0xFFFFFFFF
+    assert len(set(zip(cells.tolist(), draws.tolist(), strict=True))) == len(cells) == total
     assert (np.bincount(epochs) == [order.n_in_epoch(e) for e in range(epochs.max() + 1)]).all()
     found = np.bincount(cells, minlength=blocks.total)
     wanted = n_epochs * weights.repeats[codes]
