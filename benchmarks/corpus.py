@@ -6,6 +6,7 @@ so its compression is indicative only. Made once in a folder (3 GB), then reused
 """
 
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -65,9 +66,9 @@ def _write_file(
                 donor % N_TISSUES, [f"tissue {i}" for i in range(N_TISSUES)]
             ),
         },
-        index=[f"cell{number}_{i}" for i in range(n_cells)],
+        index=pd.Index([f"cell{number}_{i}" for i in range(n_cells)]),
     )
-    var = pd.DataFrame(index=_gene_names())
+    var = pd.DataFrame(index=pd.Index(_gene_names()))
     with h5py.File(path, "w") as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         write_elem(file, "obs", obs)
@@ -86,7 +87,7 @@ def _write_file(
                 profiles.share, profiles.alias, profile[part], depth[part], int(rng.integers(2**31))
             )
             for key, values in (("data", counts), ("indices", columns)):
-                stored = group[key]
+                stored: Any = group[key]
                 n = len(stored)
                 stored.resize((n + len(values),))
                 stored[n:] = values

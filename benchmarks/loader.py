@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -32,7 +33,7 @@ from measure import report, spread
 from numba import njit
 
 from scfm.data.buffers import BufferPool
-from scfm.data.order import CellOrder
+from scfm.data.order import SHUFFLED_LANES, CellOrder
 from scfm.data.store import Store
 from scfm.tokens.collate import TokenConfig
 from scfm.tokens.inputs import InputConfig, open_input
@@ -40,6 +41,7 @@ from scfm.tokens.pool import CellPool
 from scfm.tokens.vocab import GeneVocab
 
 BATCH = 128
+TOGETHER = 4  # batches that a store is asked for at a time
 FETCH = 8_192  # scDataset's cells a fetch
 BLOCK = 16  # its cells a block
 SECONDS = 2.0  # of CPU time, each side and round
@@ -114,10 +116,12 @@ def measured(batches: Iterator[int]) -> float:
 def store_batches(folder: Path) -> Iterator[int]:
     """The store's own order, into CSR."""
     store = Store(folder)
-    order = CellOrder(blocks=store.blocks, seed=0)
-    for step in count():
-        cells, _ = order.stretch(step * BATCH, BATCH)
-        yield store.rows(cells).n_cells
+    order = CellOrder(blocks=store.blocks, seed=0, lanes=SHUFFLED_LANES)
+    for step in count(0, TOGETHER):
+        cells, _ = order.stretch(step * BATCH, TOGETHER * BATCH)
+        rows = store.rows(cells)
+        for first in range(0, TOGETHER * BATCH, BATCH):
+            yield rows.part(first, first + BATCH).n_cells
 
 
 def token_batches(paths: list[Path]) -> Iterator[int]:
@@ -127,7 +131,8 @@ def token_batches(paths: list[Path]) -> Iterator[int]:
         open_input(path, GeneVocab.human(), config, TokenConfig(), backed=True)[0] for path in paths
     ]
     pool = CellPool(members, seed=0)
-    order = CellOrder(blocks=pool.blocks, seed=0)
+    order = CellOrder(blocks=pool.blocks, seed=0, lanes=pool.lanes)
+    pool.keep_blocks(pool.lanes)
     for step in count():
         yield pool.training(*order.stretch(step * BATCH, BATCH)).n_cells
 
@@ -176,13 +181,14 @@ class MemoryMap:
         pointers, n = [np.zeros(1, np.int64)], 0
         for path in files:
             with h5py.File(path) as file:
-                pointers.append(np.asarray(file["X/indptr"])[1:] + n)
+                of_file: Any = file["X/indptr"]
+                pointers.append(of_file[1:] + n)
                 n = int(pointers[-1][-1])
         for target, key in zip(paths, ("indices", "data"), strict=False):
             out, at = np.lib.format.open_memmap(target, "w+", np.uint16, (n,)), 0
             for path in files:
                 with h5py.File(path) as file:
-                    values = file[f"X/{key}"]
+                    values: Any = file[f"X/{key}"]
                     for first in range(0, len(values), 2**24):
                         part = values[first : first + 2**24]
                         out[at : at + len(part)] = part
@@ -218,7 +224,8 @@ def _gather(stored_indices, stored_counts, starts, indptr, indices, counts):
 def entropies(store: Store) -> dict[str, float]:
     """Mean entropy of cell types within a batch: the store's order, and batches drawn at random."""
     codes, categories = store.column("cell_type")
-    order, rng = CellOrder(blocks=store.blocks, seed=0), np.random.default_rng(0)
+    order = CellOrder(blocks=store.blocks, seed=0, lanes=SHUFFLED_LANES)
+    rng = np.random.default_rng(0)
     ours = [codes[order.stretch(step * BATCH, BATCH)[0]] for step in range(500)]
     ideal = [codes[rng.choice(store.n_cells, BATCH, replace=False)] for _ in range(500)]
     return {
@@ -280,7 +287,7 @@ def reader(store: Path, shares: list[str]) -> list[dict[str, float]]:
 def be_a_reader(folder: Path, rank: int, world_size: int) -> None:
     """Read this rank's share for some seconds; say how fast and with how much memory."""
     store = Store(folder)
-    order = CellOrder(blocks=store.blocks, seed=0)
+    order = CellOrder(blocks=store.blocks, seed=0, lanes=SHUFFLED_LANES)
 
     def read(seconds: float, step: int) -> tuple[int, float, int]:
         began, cells = time.perf_counter(), 0

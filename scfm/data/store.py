@@ -35,13 +35,13 @@ from scfm.data.manifest import (
     read_genes,
     read_manifest,
 )
-from scfm.data.order import LANES, Blocks
+from scfm.data.order import SHUFFLED_LANES, Blocks
 from scfm.data.ranges import open_folder
 from scfm.data.shard import ShardReader
 from scfm.data.soma_address import is_address
 from scfm.errors import LabelError, ScfmError, StoreError
 
-KEPT_BLOCKS = LANES + 80  # decompressed: those the order draws from, and some of a batch
+KEPT_BLOCKS = SHUFFLED_LANES + 80  # decompressed: those the order draws from, and some of a batch
 
 
 def is_store(path: Any) -> bool:

@@ -17,7 +17,7 @@ from scfm.batch import CellBatch
 from scfm.data.blocked import BlockedSource, in_blocks
 from scfm.data.counts import CellSource
 from scfm.data.gene_report import GeneReport
-from scfm.data.order import LANES, Blocks
+from scfm.data.order import LANES, SHUFFLED_LANES, Blocks
 from scfm.data.store import KEPT_BLOCKS, Store
 from scfm.tokens.collate import Tokenizer, most_tokens
 from scfm.tokens.rng import cell_keys
@@ -61,10 +61,16 @@ class CellPool:
     def n_cells(self) -> int:
         return int(self.first[-1])
 
+    @property
+    def lanes(self) -> int:
+        """From how many blocks at a time to draw: more where blocks are cells from one place."""
+        shuffled = [isinstance(s, Store) or s.blocks.are_single_cells for s in self.sources]
+        return SHUFFLED_LANES if all(shuffled) else LANES
+
     def keep_blocks(self, lanes: int) -> None:
         """Have every source keep the blocks that an order with so many lanes draws from."""
         for source in self.sources:
-            source.keep_blocks(lanes + KEPT_BLOCKS - LANES)
+            source.keep_blocks(lanes + KEPT_BLOCKS - SHUFFLED_LANES)
 
     def column(self, name: str) -> tuple[Int[np.ndarray, " cell"], list[str]]:
         """An obs column of all cells as codes (-1: no value) and the names they stand for, sorted.

@@ -38,7 +38,7 @@ class LoaderConfig:
 
     batch_size: int = 64  # cells an optimiser step sees, over all processes and accumulation
     batch_tokens: int | None = None  # instead: as many cells as surely stay within so many tokens
-    lanes: int = LANES  # blocks that a batch of data on disk is drawn from
+    lanes: int | None = None  # blocks that data on disk is drawn from; None: by the kind of data
     prefetch: int = 0  # batches that a thread prepares ahead
     balance: str | None = None  # obs column, or "dataset": each of its values equally often
     weights: dict[str, float] = field(default_factory=dict)  # of these values; 1 for others
@@ -272,7 +272,7 @@ class CellDataModule(L.LightningDataModule):
     def train_dataloader(self) -> CellLoader:
         rank, world_size = self._place()
         self._require_enough(world_size)
-        self.pool.keep_blocks(-(-self.config.lanes // world_size))
+        self.pool.keep_blocks(-(-self.order.lanes // world_size))
         self.loader = CellLoader(
             self.pool,
             self.order,
@@ -329,9 +329,9 @@ class CellDataModule(L.LightningDataModule):
                 f"trainer.accumulate ({self.accumulate}): some processes have nothing to do.",
                 category=ScfmWarning,
             )
-        if world_size > self.config.lanes and not self.order.is_single_file:
+        if world_size > self.order.lanes and not self.order.is_single_file:
             raise ConfigError(
-                f"loader.lanes ({self.config.lanes}) must be at least the number of processes "
+                f"loader.lanes ({self.order.lanes}) must be at least the number of processes "
                 f"({world_size}): each reads lanes of its own. Start a new run with --set "
                 f"loader.lanes={world_size * -(-LANES // world_size)}."
             )
@@ -359,7 +359,11 @@ def training_order(pool: CellPool, split: Split, config: LoaderConfig) -> CellOr
         except ValueError as error:
             raise ConfigError(f"loader.weights leave no cell to train on: {error}.") from error
     return CellOrder(
-        blocks=pool.blocks, seed=pool.seed, lanes=config.lanes, selected=selected, weights=weights
+        blocks=pool.blocks,
+        seed=pool.seed,
+        lanes=config.lanes or pool.lanes,
+        selected=selected,
+        weights=weights,
     )
 
 
