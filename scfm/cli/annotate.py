@@ -9,7 +9,9 @@ from scfm.cli import options
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help="h5ad, zarr, 10x h5, 10x mtx folder or loom.")],
+    data: Annotated[
+        str, typer.Argument(help="h5ad, zarr, 10x h5, 10x mtx folder, loom, or a store.")
+    ],
     model: options.Model,
     out: options.Out,
     reference: Annotated[Path, typer.Option(help="Labelled cells, in any of the same formats.")],

@@ -1,6 +1,5 @@
 """scfm embed: a file of cells -> the same file with an embedding."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +8,9 @@ from scfm.cli import options
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help="h5ad, zarr, 10x h5, 10x mtx folder or loom.")],
+    data: Annotated[
+        str, typer.Argument(help="h5ad, zarr, 10x h5, 10x mtx folder, loom, or a store.")
+    ],
     model: options.Model,
     out: options.Out,
     key_added: Annotated[str, typer.Option(help="Name in obsm.")] = "X_scfm",

@@ -16,7 +16,9 @@ def command(
         str | None,
         typer.Option(help="A shipped config's name or a YAML file. [default: scfm-tiny]"),
     ] = None,
-    data: Annotated[list[str] | None, typer.Option(help="Count file; repeat for several.")] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Count file or store; repeat for several.")
+    ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Override, e.g. --set optim.lr=3e-4.")
     ] = None,

@@ -25,10 +25,10 @@ from scfm.data.compiled import compiled
 from scfm.data.counts import CountRows
 from scfm.data.mixing import GOLDEN, mix64
 
-MOST_IN_A_BYTE = 255
+MOST_IN_A_BYTE, MOST = 255, 2**31 - 1  # counts and genes are handed out as int32
 HEADER_WORDS = 4  # uint32: cells, values, gap escapes, count escapes
 CELL_WORDS = 4  # uint32 a cell: values, gap escapes, count escapes, data set
-LENGTHS_DIFFER, ESCAPE_OUTSIDE = 1, 2  # what can be wrong with a block
+LENGTHS_DIFFER, ESCAPE_OUTSIDE, TOO_LARGE = 1, 2, 3  # what can be wrong with a block
 _POOL = BufferPool()
 N_BANDS, BAND = 2, 12  # minima folded into one word: profiles of Jaccard J share it at J^12
 
@@ -235,6 +235,8 @@ class OpenBlock:
             raise ValueError("its cells do not add up to its header")
         if problem == ESCAPE_OUTSIDE:
             raise ValueError("an escape lies outside its cell")
+        if problem == TOO_LARGE:
+            raise ValueError("it holds a gene or a count beyond int32")
 
 
 def decode_cells(
@@ -483,10 +485,15 @@ def _fill_tables(words, tables):
     for kind in (1, 2):
         for i in range(n_cells):
             n, previous = tables[0, i + 1] - tables[0, i], np.int64(-1)
+            # the largest gene is at most this, so gaps cannot add up to what int32 turns negative
+            reached = (MOST_IN_A_BYTE + 1) * n
             for _ in range(tables[kind, i], tables[kind, i + 1]):
-                place = np.int64(words[at])
+                place, value = np.int64(words[at]), np.int64(words[at + 1])
+                reached = reached + value if kind == 1 else max(reached, value)
                 if not previous < place < n:
                     return ESCAPE_OUTSIDE
+                if reached > MOST:
+                    return TOO_LARGE
                 previous, at = place, at + 2
     return 0
 

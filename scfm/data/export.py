@@ -21,14 +21,13 @@ from jaxtyping import Int
 from scfm.data.compiled import compiled
 from scfm.data.counts import CellSource, CountRows
 from scfm.data.store import Store, names_once
+from scfm.data.store_obs import obs_frame
 from scfm.data.write import SafeFile, put, write_h5ad_from
 from scfm.errors import InputError, OutputError, StoreError
 
 BUDGET = 384 * 2**20  # bytes of counts gathered in one pass
 BYTES_A_VALUE = 8
 CELLS_AT_ONCE = 1024
-# What a store keeps of each cell for itself; all other columns are the source's.
-OWN_COLUMNS = ("dataset", "row", "cell_hash", "n_counts", "n_genes", "sketch_a", "sketch_b", "name")
 
 
 def export(
@@ -103,7 +102,7 @@ class ExportedDataset:
         self.n_cells = len(cells)
         lengths = table.column("n_genes").to_numpy().astype(np.int64)
         self._indptr = np.concatenate([[0], np.cumsum(lengths)])
-        self.obs = _obs_frame(table)
+        self.obs = obs_frame(table)
 
     def rows(self, cell_index: Int[np.ndarray, " cell"]) -> CountRows:
         """These rows of what is left of the file, in this order."""
@@ -165,7 +164,7 @@ class _Whole:
         self.store, self.name, self.counts_from = store, store.name, store.counts_from
         self.n_cells, self.var = store.n_cells, store.var
         _, table = _cells_of(store, None)
-        self.obs = _obs_frame(table)
+        self.obs = obs_frame(table)
         names = names_once([dataset.name for dataset in store.manifest.datasets])
         codes = table.column("dataset").to_numpy()
         self.obs["dataset"] = pd.Categorical.from_codes(codes, names)
@@ -207,33 +206,6 @@ def _cells_of(store: Store, number: int | None) -> tuple[np.ndarray, pa.Table]:
         raise InputError(f"{store.name} holds no cells: there is nothing to export.")
     table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
     return np.concatenate(cells), table
-
-
-def _obs_frame(table: pa.Table) -> pd.DataFrame:
-    """The source's columns, as anndata can write them. One that holds nothing is left out."""
-    columns = {}
-    for name in table.column_names:
-        column = table.column(name)
-        if name not in OWN_COLUMNS and column.null_count < len(column):
-            columns[name] = _pandas_column(column)
-    if "name" in table.column_names and table.column("name").null_count == 0:
-        index = table.column("name").to_pandas().astype(object)
-    else:
-        index = table.column("row").to_pandas().astype(str)
-    return pd.DataFrame(columns, index=pd.Index(index, name=None))
-
-
-def _pandas_column(column: pa.ChunkedArray) -> Any:
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return column.to_pandas().array.remove_unused_categories()
-    if column.null_count and pa.types.is_integer(kind):
-        return column.to_pandas(types_mapper={kind: pd.Int64Dtype()}.get).array
-    if column.null_count and pa.types.is_boolean(kind):
-        return column.to_pandas(types_mapper={kind: pd.BooleanDtype()}.get).array
-    if column.null_count and not pa.types.is_floating(kind):
-        return pd.Categorical(column.to_pandas())  # h5ad has no text that may be missing
-    return column.to_pandas().array
 
 
 @compiled

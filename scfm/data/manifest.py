@@ -9,10 +9,13 @@ manifest it ever had stays under ``manifests/``. The format is told in docs/stor
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
 
 from scfm.data.ranges import Folder
 from scfm.errors import StoreError
@@ -197,19 +200,34 @@ class Manifest:
                 f"{where} is of format {kind!r} version {version!r}; this scfm reads {FORMAT!r} "
                 f"version {VERSION}. Use the scfm that made it, or make the store anew."
             )
-        del found["n_cells"], found["n_values"]
+        stated = [found.pop(name, None) for name in ("n_cells", "n_values")]
         try:
-            found["datasets"] = tuple(DatasetEntry(**entry) for entry in found["datasets"])
-            found["shards"] = tuple(ShardEntry(**entry) for entry in found["shards"])
-            found["obs"] = {
-                name: ObsColumn(entry["kind"], tuple(entry["categories"]))
-                for name, entry in found["obs"].items()
-            }
-            return cls(**found)
-        except (TypeError, KeyError) as error:
-            raise StoreError(
-                f"{where} lacks an entry, or has one too many ({error}). Copy the store again."
-            ) from None
+            manifest = _READER.validate_json(json.dumps(found), strict=True)
+            problem = manifest.contradiction()
+            if stated != [manifest.n_cells, manifest.n_values]:
+                problem = "n_cells or n_values is not the sum over the shards"
+        except ValidationError as error:
+            first = error.errors()[0]
+            problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        if problem:
+            raise StoreError(f"{where} was altered or damaged ({problem}). Copy the store again.")
+        return manifest
+
+    def contradiction(self) -> str | None:
+        """What no store can say of itself, in words."""
+        names = [shard.name for shard in self.shards] + [entry.id for entry in self.datasets]
+        strange = [name for name in names if not re.fullmatch(r"\w[\w.-]*", name)]
+        if strange:  # a name such as ../other would lead out of the store
+            return f"{strange[0]!r} is no name of a file"
+        if self.block_cells < 1 or any(shard.n_cells < 0 for shard in self.shards):
+            return "a number of cells is below its least"
+        for shard in self.shards:
+            if shard.n_blocks != -(-shard.n_cells // self.block_cells):
+                return f"shard {shard.name} has other blocks than its cells need"
+        return None
+
+
+_READER = TypeAdapter(Manifest)
 
 
 def read_manifest(folder: Folder, sequence: int | None = None) -> Manifest:

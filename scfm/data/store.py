@@ -32,6 +32,7 @@ from scfm.data.manifest import (
     Manifest,
     ShardEntry,
     StoreGenes,
+    manifest_file,
     read_genes,
     read_manifest,
 )
@@ -39,6 +40,7 @@ from scfm.data.order import SHUFFLED_LANES, Blocks
 from scfm.data.ranges import open_folder
 from scfm.data.shard import ShardReader
 from scfm.data.soma_address import is_address
+from scfm.data.store_obs import obs_frame
 from scfm.errors import LabelError, ScfmError, StoreError
 
 KEPT_BLOCKS = SHUFFLED_LANES + 80  # decompressed: those the order draws from, and some of a batch
@@ -114,11 +116,13 @@ class Store:
         """All columns of all cells, in memory. `column` and `numbers` read one."""
         tables = [self.obs_table(shard, None) for shard in self.manifest.shards]
         table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
-        obs: pd.DataFrame = table.to_pandas()
-        names = [dataset.name for dataset in self.manifest.datasets]
-        obs["dataset"] = pd.Categorical.from_codes(obs["dataset"].to_numpy(), names_once(names))
-        index = obs.pop("name") if "name" in obs else pd.RangeIndex(len(obs)).astype(str)
-        return obs.set_index(pd.Index(index, name=None))
+        obs = obs_frame(table)
+        names = names_once([dataset.name for dataset in self.manifest.datasets])
+        codes = table.column("dataset").to_numpy()
+        obs["dataset"] = pd.Categorical.from_codes(codes, names)
+        if not obs.index.is_unique:  # cells of several files may be called alike
+            obs.index = obs.index + "-" + obs["dataset"].astype(str)
+        return obs
 
     def rows(self, cell_index: Int[np.ndarray, " cell"]) -> CountRows:
         """These cells, in this order; ``dataset`` says which data set each is from.
@@ -175,14 +179,18 @@ class Store:
     def dataset_var(self, number: int) -> tuple[pd.DataFrame, Int32[np.ndarray, " column"]]:
         """A source file's var as it was, and the store gene of each of its columns."""
         entry = self.manifest.datasets[number]
-        table = pq.read_table(io.BytesIO(self.folder.read_whole(entry.var_file)))
+        table = pq.read_table(io.BytesIO(self._whole(entry.var_file, entry.var_sha256)))
         frame: pd.DataFrame = table.to_pandas()
         store_gene = frame.pop(STORE_GENE).to_numpy(np.int32)
         index_name = json.loads((table.schema.metadata or {}).get(b"index_name", b"null"))
+        is_gene = (store_gene >= 0) & (store_gene < len(self.genes))
+        if not is_gene.all() or len(np.unique(store_gene)) < len(store_gene):
+            raise self._damaged(entry.var_file, "names genes twice or genes that are none")
         return frame.set_index(INDEX).rename_axis(index_name), store_gene
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
         """Check every file: (file, what is wrong with it or None), one after the other."""
+        yield from self._problems_of_manifests()
         for number, shard in enumerate(self.manifest.shards):
             yield shard.cells_file, self._problem_of_cells(number)
             yield shard.obs_file, self._problem_of_obs(shard)
@@ -197,7 +205,12 @@ class Store:
         csr, largest = decode_cells(cache.address, cache.tables, slots, places)
         if largest >= self._fewest_genes:
             self._require_known_genes(block, csr)
-        return CountRows(*csr, cell_index, cache.tables[slots, 3, places])
+        dataset = cache.tables[slots, 3, places]
+        if dataset.max(initial=0) >= len(self.manifest.datasets):
+            raise self._damaged(
+                "manifest.json", f"lists {len(self.manifest.datasets)} data sets, cells are of more"
+            )
+        return CountRows(*csr, cell_index, dataset)
 
     def _require_known_genes(self, block: np.ndarray, csr: tuple) -> None:
         """Each cell's largest gene is one of those its shard was written over."""
@@ -268,27 +281,36 @@ class Store:
 
     def obs_table(self, shard: ShardEntry, columns: list[str] | None) -> pa.Table:
         """The obs of one shard: these columns, or all (None). A column it lacks is null."""
-        raw = self.folder.read_whole(shard.obs_file)
+        raw = self._whole(shard.obs_file, shard.obs_sha256)
         try:
             file = pq.ParquetFile(io.BytesIO(raw))
             wanted = columns or list(file.schema_arrow.names)
             present = [name for name in wanted if name in file.schema_arrow.names]
             table = file.read(columns=present)
         except (pa.ArrowException, OSError) as error:
-            raise StoreError(
-                f"{self.name}/{shard.obs_file} is damaged ({error}). Copy the store again."
-            ) from error
+            raise self._damaged(shard.obs_file, f"cannot be read ({error})") from error
         if len(table) != shard.n_cells:
-            raise StoreError(
-                f"{self.name}/{shard.obs_file} has {len(table):,} rows for {shard.n_cells:,} "
-                "cells. Copy the store again."
-            )
+            what = f"has {len(table):,} rows for {shard.n_cells:,} cells"
+            raise self._damaged(shard.obs_file, what)
         for name in wanted:
             if name not in present:
                 if name not in self.manifest.obs:
                     raise self._no_column(name)
                 table = table.append_column(name, pa.nulls(len(table), pa.string()))
         return table
+
+    def _whole(self, file: str, digest: str) -> bytes:
+        """A small file's bytes, which must be those that the manifest lists."""
+        raw = self.folder.read_whole(file)
+        if hashlib.sha256(raw).hexdigest() != digest:
+            raise self._damaged(file, "does not match its sha256")
+        return raw
+
+    def _damaged(self, file: str, what: str) -> StoreError:
+        return StoreError(
+            f"{self.name}/{file} {what}. Copy the store again; what else is damaged: scfm prepare "
+            f"--verify {self.name}"
+        )
 
     def _no_column(self, name: str) -> LabelError:
         listed = ", ".join(["dataset", *self.manifest.obs])
@@ -315,19 +337,29 @@ class Store:
         return None if digest.hexdigest() == shard.sha256 else "does not match its sha256"
 
     def _problem_of_obs(self, shard: ShardEntry) -> str | None:
-        problem = self._problem_of(shard.obs_file, shard.obs_sha256)
         try:
             self.obs_table(shard, None)
         except ScfmError as error:
             return str(error)
-        return problem
+        return None
 
     def _problem_of(self, file: str, digest: str) -> str | None:
         try:
-            found = hashlib.sha256(self.folder.read_whole(file)).hexdigest()
+            self._whole(file, digest)
         except ScfmError as error:
             return str(error)
-        return None if found == digest else "does not match its sha256"
+        return None
+
+    def _problems_of_manifests(self) -> Iterator[tuple[str, str | None]]:
+        """This manifest's own copy, and those before it, each named by the one after."""
+        digest = self.manifest.hash
+        for sequence in range(self.manifest.sequence, 0, -1):
+            file = manifest_file(sequence)
+            problem = self._problem_of(file, digest)
+            yield file, problem
+            if problem:
+                return
+            digest = read_manifest(self.folder, sequence).previous
 
     def __reduce__(self):
         return _reopened, (self._path, self._sequence)

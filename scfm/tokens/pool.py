@@ -18,7 +18,7 @@ from scfm.data.blocked import BlockedSource, in_blocks
 from scfm.data.counts import CellSource
 from scfm.data.gene_report import GeneReport
 from scfm.data.order import LANES, SHUFFLED_LANES, Blocks
-from scfm.data.store import KEPT_BLOCKS, Store
+from scfm.data.store import KEPT_BLOCKS, Store, names_once
 from scfm.tokens.collate import Tokenizer, most_tokens
 from scfm.tokens.rng import cell_keys
 
@@ -79,6 +79,9 @@ class CellPool:
         column.
         """
         found = [source.column(name) for source in self.sources]
+        if name == "dataset":  # files of one name in two sources are two data sets
+            apart = iter(names_once([file for _, files in found for file in files]))
+            found = [(codes, [next(apart) for _ in files]) for codes, files in found]
         names = sorted({name for _, categories in found for name in categories})
         place = {name: number for number, name in enumerate(names)}
         codes = [

@@ -200,7 +200,8 @@ class CellLoader:
 
     def start_of(self, step: int) -> int:
         """Where a step begins that was begun or comes next; earlier ones are forgotten."""
-        for past in [known for known in self.starts if known < min(step, self.total_steps)]:
+        # a copy: the thread that prepares batches may add to it meanwhile
+        for past in [known for known in list(self.starts) if known < min(step, self.total_steps)]:
             del self.starts[past]
         return self.starts[step]
 

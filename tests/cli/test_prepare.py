@@ -5,7 +5,9 @@ import re
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 from scfm.data.store import Store
 from tests.cli.test_refusals import assert_refused, run
@@ -38,7 +40,7 @@ def test_prepare_says_what_it_did(capsys, files, tmp_path):
         "obs: donor_id, cell_type",
         "Columns that many cells lack: donor_id (42.9 %), cell_type (42.9 %)",
         f"Report: {tmp_path / 'store' / 'report.html'}",
-        f"scfm pretrain --data {tmp_path / 'store'} --out RUN",
+        f"scfm pretrain --data {tmp_path / 'store'} --out RUN\n",
     ):
         assert words in err, err
 
@@ -184,3 +186,56 @@ def test_report_is_self_contained_and_escapes(capsys, tmp_path, rng):
     assert "&lt;b&gt;odd &amp; name.h5ad" in page
     assert not re.search(r'(src|href)="(?!#)', page)
     assert "20 cells of 1 file, shuffled" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--verify", "STORE", "--export", "x.h5ad"), "--export cannot be used with --verify"),
+        (("--verify", "STORE", "--out", "x"), "--out cannot be used with --verify: leave it out"),
+        (("--export", "x.h5ad", "STORE", "--out", "x"), "--out cannot be used with --export"),
+        (("--export", "x.h5ad", "STORE", "--sources"), "--sources cannot be used with --export"),
+        (
+            ("--verify", "STORE", "--min-genes", "0", "--seed", "3"),
+            "--min-genes, --seed cannot be used with --verify: leave them out",
+        ),
+        (("STORE", "--out", "x", "--sources"), "--sources says nothing without --verify"),
+        (("STORE", "--out", "x", "--dataset", "a"), "--dataset says nothing without --export"),
+    ],
+)
+def test_options_that_do_nothing_are_refused(capsys, store, tmp_path, arguments, words, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(capsys, "prepare", *(store if a == "STORE" else a for a in arguments))
+    assert_refused(result, words)
+    assert not (tmp_path / "x.h5ad").exists()
+
+
+def test_mouse_cells_want_orthologs_to_be_trained_on(capsys, store, tmp_path):
+    names = ["Cd3e", "Cd68", "Ptprc", "Irf4", "Cd19", "Ms4a1", "Gapdh", "Actb", "Cd4", "Cd8a"]
+    counts = sp.csr_matrix(np.arange(1, 51, dtype=np.float32).reshape(5, 10))
+    mouse = ad.AnnData(counts, var=pd.DataFrame(index=names))
+    mouse.obs_names = [f"m{i}" for i in range(5)]
+    mouse.write_h5ad(tmp_path / "mouse.h5ad")
+    for out, wanted in ((tmp_path / "mice", "holds 5 mouse"), (store, "holds 70 human cells and")):
+        code, _, err = run(capsys, "prepare", tmp_path / "mouse.h5ad", "--out", out)
+        assert code == 0, err
+        last = err.rstrip().splitlines()[-1]
+        assert last == (
+            f"Train on it: scfm pretrain --data {out} --out RUN --set input.orthologs=true"
+        )
+        assert wanted in err
+        note = "--set input.orthologs=true for scfm pretrain, --orthologs for the other"
+        assert note in err
+
+
+def test_an_unfinished_conversion_is_called_that(capsys, tmp_path):
+    store = tmp_path / "store"
+    (store / ".prepare").mkdir(parents=True)
+    for arguments in (
+        ("info", store),
+        ("prepare", "--verify", store),
+        ("prepare", "--export", tmp_path / "x.h5ad", store),
+        ("prepare", store, "--out", tmp_path / "other"),
+    ):
+        result = run(capsys, *arguments)
+        assert_refused(result, "conversion is unfinished", f"--out {store}", "--restart")

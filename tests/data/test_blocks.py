@@ -147,3 +147,15 @@ def test_a_damaged_payload_is_seen(rng):
     escape[16 + 16 * 20 : 16 + 16 * 20 + 4] = b"\xff" * 4  # the first escape's place
     with pytest.raises(ValueError, match="outside its cell"):
         OpenBlock(bytes(escape))
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+def test_an_escape_that_int32_would_turn_negative_is_refused(kind):
+    """Gaps that add up to a negative gene would be written to and read from anywhere."""
+    cells = encoded(rows_of([{10: 1, 5_000: 300, 60_000: 1}]), 70_000)
+    payload = bytearray(to_payload(cells))
+    words = np.frombuffer(payload, "<u4", len(payload) // 4)
+    at = 4 + 4 + 2 * int(words[2]) * kind + 1  # header, one cell, gap escapes; then (place, value)
+    payload[4 * at : 4 * at + 4] = np.uint32(0x9000_0000).tobytes()
+    with pytest.raises(ValueError, match="beyond int32"):
+        OpenBlock(bytes(payload))

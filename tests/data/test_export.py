@@ -294,7 +294,7 @@ def test_a_flipped_bit_leaves_what_was_there(folder, tmp_path):
 def test_var_of_another_data_set_is_found_out(folder, tmp_path):
     datasets = folder / "datasets"
     shutil.copy(datasets / "000000.parquet", datasets / "000002.parquet")
-    with pytest.raises(StoreError, match="hold other genes than their file had"):
+    with pytest.raises(StoreError, match="does not match its sha256"):
         export(Store(folder), tmp_path / "out.h5ad", dataset="000002")
 
 

@@ -196,7 +196,11 @@ def test_mouse_is_refused_without_orthologs():
     for var in (names("Cd3e", "Cd68"), names("ENSMUSG00000032093", "ENSMUSG00000018774")):
         with pytest.raises(GeneCoverageError) as refusal:
             align(var, SYMBOLS, IDS, name="heart.h5ad")
-        for wanted in ("heart.h5ad looks like mouse: 2 of 2", "--orthologs", "orthologs=True"):
+        for wanted in (
+            "heart.h5ad looks like mouse: 2 of 2",
+            "--set input.orthologs=true for scfm pretrain, --orthologs for the other",
+            "orthologs=True",
+        ):
             assert wanted in str(refusal.value)
     with pytest.raises(GeneCoverageError, match="is mouse, as you said"):
         align(names("CD3E"), SYMBOLS, IDS, species="mouse")

@@ -7,6 +7,7 @@ import pytest
 from scfm.data import harmonise
 from scfm.data.harmonise import (
     DEFAULT,
+    ObsMapping,
     Origin,
     as_arrow,
     constant,
@@ -191,3 +192,48 @@ def test_a_bad_mapping_is_refused(tmp_path, text, words):
 def test_no_such_mapping(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         load_mapping(tmp_path / "none.yaml")
+
+
+def test_whole_floats_and_integers_are_one_name():
+    """NaN makes floats of a column's integers; the donor is the same one."""
+    column = ObsColumn("category", ("1", "2", "2.5"))
+    for values in (
+        pd.Series([1, 2]),
+        pd.Series([1.0, 2.0, np.nan, 2.5]),
+        pd.Series([1.0, 2.0], dtype=np.float32),
+        pd.Series([1, 2, None], dtype="Float64"),
+        pd.Series([1.0, 2.0, 2.5], dtype="category"),
+        pd.Series(["1", 2.0, 2.5], dtype=object),
+    ):
+        assert rebuilt(values, {}, column)[:2] == ["1", "2"]
+        assert set(survey(values, {}, as_text=True).categories) <= set(column.categories)
+    odd = pd.Series([np.inf, 1e300, -0.5])
+    assert survey(odd, {}, as_text=True).categories == ("inf", "1e+300", "-0.5")
+
+
+def test_numbers_are_renamed_as_the_mapping_writes_them():
+    values = pd.Series([1.0, 2.0, np.nan])
+    assert survey(values, {"1": "one", "2.0": "two"}).categories == ("one", "two")
+
+
+def test_which_columns_hold_names(mapping):
+    named = ("donor_id", "cell_type", "development_stage", "tissue_ontology_term_id")
+    assert all(DEFAULT.is_text(name) for name in named)
+    assert not DEFAULT.is_text("is_primary_data")
+    assert not mapping.is_text("age")
+    assert ObsMapping(columns={"age": ("age",)}, values={"age": {"old": "80"}}).is_text("age")
+
+
+def test_which_renamed_values_are_there():
+    values = pd.Series(pd.Categorical(["a", "b", None], categories=["a", "b", "unused"]))
+    found = survey(values, {"a": "A", "c": "C", "unused": None})
+    assert found.renamed == {"a"}
+    assert survey(pd.Series([1.0, np.nan]), {"1": "one", "nan": None}).renamed == {"1"}
+
+
+@pytest.mark.parametrize("said", ["=", "=  "])
+def test_a_constant_without_a_value_is_refused(tmp_path, said):
+    path = tmp_path / "mapping.yaml"
+    path.write_text(f"columns: {{donor_id: [donor]}}\nfiles: {{a.h5ad: {{donor_id: '{said}'}}}}")
+    with pytest.raises(ConfigError, match=r"'donor_id' in a\.h5ad, which names no value"):
+        load_mapping(path)

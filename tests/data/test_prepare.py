@@ -17,6 +17,7 @@ from scfm.data.quality import QualityConfig
 from scfm.data.shuffle import shard_groups
 from scfm.data.store import Store
 from scfm.errors import ConfigError, InputError, LabelError, OutputError
+from scfm.tools.prepare_report import notes, read_reports
 from tests.data.prepare_files import all_files, cells_of, make_store, toy_file
 
 
@@ -332,7 +333,8 @@ def test_nothing_left(tmp_path, rng):
     toy_file(tmp_path / "a.h5ad", rng, 12)
     with pytest.raises(InputError, match="No cell is left of 12: dropped were 12 by min_genes"):
         make_store([tmp_path / "a.h5ad"], tmp_path / "s", quality=QualityConfig(min_genes=999))
-    prepared = make_store([tmp_path / "a.h5ad"], tmp_path / "s", restart=True)
+    assert not (tmp_path / "s" / ".prepare").exists()
+    prepared = make_store([tmp_path / "a.h5ad"], tmp_path / "s", quality=QualityConfig(min_genes=9))
     assert prepared.manifest.n_cells == 12
 
 
@@ -382,3 +384,86 @@ def test_default_mapping_is_kept_as_settings(tmp_path, rng):
     made = make_store([tmp_path / "a.h5ad"], tmp_path / "store").manifest.settings["prepare"]
     assert made[0]["mapping"] == json.loads(json.dumps(DEFAULT.to_dict()))
     assert str(tmp_path) not in json.dumps(made)  # no path of the machine it was made on
+
+
+def donors_of(store: Store) -> list[str | None]:
+    obs = store.obs.sort_values(["dataset", "row"])
+    return [None if pd.isna(value) else value for value in obs["donor_id"]]
+
+
+def test_a_donor_is_one_whatever_the_type_of_the_column(tmp_path, rng):
+    """Integers, the same with a gap, text: together, or added one after the other."""
+    given = ([1, 2, 1, 2], [1, np.nan, 2, 1], ["1", "2", "x", "1"])
+    paths = [tmp_path / f"{name}.h5ad" for name in "abc"]
+    for path, donors in zip(paths, given, strict=True):
+        toy_file(path, rng, 4, obs={"donor_id": donors})
+    make_store(paths, tmp_path / "together")
+    wanted = ["1", "2", "1", "2", "1", None, "2", "1", "1", "2", "x", "1"]
+    assert donors_of(Store(tmp_path / "together")) == wanted
+    for path in paths:
+        make_store([path], tmp_path / "added")
+    assert donors_of(Store(tmp_path / "added")) == wanted
+    assert Store(tmp_path / "added").manifest.obs["donor_id"].categories == ("1", "2", "x")
+
+
+def test_a_stores_numbered_donors_stay_numbers(tmp_path, rng, monkeypatch):
+    """A store of an earlier version can be added to."""
+    for name in "ab":
+        toy_file(tmp_path / f"{name}.h5ad", rng, 2, obs={"donor_id": [1, 2]})
+    with monkeypatch.context() as earlier:
+        earlier.setattr(ObsMapping, "is_text", lambda self, target: False)
+        make_store([tmp_path / "a.h5ad"], tmp_path / "store")
+    make_store([tmp_path / "b.h5ad"], tmp_path / "store")
+    assert Store(tmp_path / "store").manifest.obs["donor_id"].kind == "integer"
+    assert donors_of(Store(tmp_path / "store")) == [1, 2, 1, 2]
+
+
+def test_mistakes_in_a_mapping_are_refused(tmp_path, rng):
+    toy_file(tmp_path / "a.h5ad", rng, 5, obs={"CellType": ["B"] * 5, "leiden": ["0"] * 5})
+    toy_file(tmp_path / "b.h5ad", rng, 5)
+    files, out = [tmp_path / "a.h5ad"], tmp_path / "store"
+    wrong = ObsMapping(columns={"cell_type": ("cell_type", "celltyp")})
+    words = r"'cell_type' is in no file, .*\(cell_type, celltyp\)\. Did you mean 'CellType'\?"
+    with pytest.raises(LabelError, match=words):
+        make_store(files, out, mapping=wrong)
+    columns = {"cell_type": ("CellType",)}
+    own = {"a.h5da": {"cell_type": "leiden"}}
+    with pytest.raises(ConfigError, match=r"'a\.h5da', which is none .* mean 'a\.h5ad'\?"):
+        make_store(files, out, mapping=ObsMapping(columns=columns, files=own))
+    with pytest.raises(LabelError, match=r"--obs lieden: .* Did you mean 'leiden'\?"):
+        make_store(files, out, obs=("lieden",))
+    assert not out.exists()
+    # what the store has of earlier files is no mistake
+    own = {"a.h5ad": {"cell_type": "leiden"}}
+    mapping = ObsMapping(columns=columns, files=own)
+    make_store(files, out, mapping=mapping)
+    make_store([tmp_path / "b.h5ad"], out, mapping=mapping)
+    assert Store(out).n_cells == 10
+
+
+def test_values_of_a_mapping_that_no_file_has(tmp_path, rng):
+    for name, kind in (("a", "B cells"), ("b", "T cells")):
+        toy_file(tmp_path / f"{name}.h5ad", rng, 5, obs={"cell_type": [kind] * 5})
+    mapping = ObsMapping(
+        columns={"cell_type": ("cell_type",)},
+        values={"cell_type": {"B cells": "B cell", "T cells": "T cell", "Bcell": "B cell"}},
+    )
+    out = tmp_path / "store"
+    make_store([tmp_path / "a.h5ad"], out, mapping=mapping)
+    said = "The mapping's values of cell_type that no file has: "
+    assert f"{said}'Bcell', 'T cells'." in notes(Store(out).manifest, read_reports(Store(out)))
+    make_store([tmp_path / "b.h5ad"], out, mapping=mapping)
+    assert f"{said}'Bcell'." in notes(Store(out).manifest, read_reports(Store(out)))
+
+
+def test_a_store_is_no_input(tmp_path, rng):
+    toy_file(tmp_path / "a.h5ad", rng, 5)
+    make_store([tmp_path / "a.h5ad"], tmp_path / "store")
+    with pytest.raises(InputError, match=r"is a store already\. Train on it .* --export"):
+        make_store([tmp_path / "store"], tmp_path / "other")
+
+
+def test_an_unfinished_store_is_no_input(tmp_path):
+    (tmp_path / "store" / ".prepare").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"its conversion is unfinished\. To go on .* --restart"):
+        make_store([tmp_path / "store"], tmp_path / "other")

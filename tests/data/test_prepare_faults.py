@@ -24,7 +24,7 @@ from scfm.data.prepare_plan import _spread
 from scfm.data.quality import QualityConfig
 from scfm.data.store import Store, is_store
 from scfm.data.store_writer import StoreWriter
-from scfm.errors import ConfigError, InputError, OutputError, UnreadableFileError
+from scfm.errors import ConfigError, CountsError, InputError, OutputError, UnreadableFileError
 from tests.data.prepare_files import all_files, make_store, toy_file
 
 SETTINGS = {"shard_cells": 40, "block_cells": 8}
@@ -404,3 +404,20 @@ def test_the_plan_is_plain_json(tmp_path, inputs, monkeypatch):
     assert module.Plan.from_json(text).to_json() == text
     assert json.loads(text)["files"][0]["sha256"]
     assert ad.read_h5ad(json.loads(text)["files"][0]["path"]).n_obs == 60
+
+
+def test_late_fractions_are_not_told_of_options_that_prepare_has_not(tmp_path, rng):
+    bad = toy_file(tmp_path / "late.h5ad", rng, 3000)
+    late = np.setdiff1d(np.arange(3000), [*_spread(3000), *spread_rows(3000)])[-1]
+    bad.X.data[bad.X.indptr[late]] = 1.5
+    bad.write_h5ad(tmp_path / "late.h5ad")
+    toy_file(tmp_path / "a.h5ad", rng, 20)
+    both = [tmp_path / "a.h5ad", tmp_path / "late.h5ad"]
+    with pytest.raises(CountsError) as caught:
+        make_store(both, tmp_path / "store", **SETTINGS)
+    prepared = make_store(both, tmp_path / "store", **SETTINGS, skip_refused=True)
+    for said in (str(caught.value), prepared.refused[str(both[1])]):
+        assert "1.5" in said
+        assert "adata.X.round()" in said
+        assert "expected_counts" not in said
+        assert "--expected-counts" not in said

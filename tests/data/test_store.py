@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from numcodecs.zstd import Zstd
 
@@ -181,12 +183,74 @@ def test_a_var_comes_back_whatever_its_names(tmp_path, rng):
     )
     write_toy_store(tmp_path / "s", toy_rows(rng, 10, 5), genes)
     with StoreWriter(tmp_path / "s") as writer:
-        writer.write_dataset("000000", var, columns, {})
-    found, store_gene = Store(tmp_path / "s").dataset_var(0)
+        assert writer.manifest is not None
+        writer.write_dataset("other", var, columns, {})
+        entry = replace(writer.manifest.datasets[0], id="other")
+        writer.commit(genes=genes, shards=[], datasets=[entry], obs={}, settings={})
+    found, store_gene = Store(tmp_path / "s").dataset_var(1)
     np.testing.assert_array_equal(store_gene, columns)
     assert found.index.name == "gene"
     assert list(found["store_gene"]) == list("abcde")
     assert list(found["mixed"]) == ["x", None, "3", "4.5", "True"]
+
+
+def test_altered_tables_are_not_read(folder):
+    """Reversed obs would be wrong labels, a shifted var counts of wrong genes; both still parse."""
+    obs = sorted((folder / "shards").glob("*.parquet"))[0]
+    table = pq.read_table(obs)
+    pq.write_table(table.take(np.arange(len(table))[::-1]), obs)
+    with pytest.raises(StoreError, match=rf"{obs.name} does not match its sha256"):
+        Store(folder).column("cell_type")
+    var = next((folder / "datasets").glob("*.parquet"))
+    table = pq.read_table(var)
+    shifted = np.roll(table.column("__store_gene__").to_numpy(), 1)
+    pq.write_table(table.set_column(2, "__store_gene__", [shifted]), var)
+    with pytest.raises(StoreError, match=rf"{var.name} does not match its sha256"):
+        Store(folder).dataset_var(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.pop("n_cells"), "not the sum"),
+        (lambda m: m.update(n_cells=7), "not the sum"),
+        (lambda m: m["shards"][0].update(n_cells="100"), "shards.0.n_cells"),
+        (lambda m: m["shards"][0].update(n_blocks=9), "other blocks"),
+        (lambda m: m["shards"][0].update(name="../../x/shards/1"), "no name of a file"),
+        (lambda m: m["datasets"][0].update(id="../x"), "no name of a file"),
+        (lambda m: m.update(shards=None), "shards"),
+    ],
+)
+def test_an_altered_manifest_is_refused(folder, change, message):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=message):
+        Store(folder)
+
+
+def test_a_data_set_taken_from_the_manifest_is_missed(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["datasets"] = []
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="cells are of more"):
+        Store(folder).rows(np.array([3]))
+    assert any("sha256" in str(problem) for _, problem in Store(folder).verify())
+
+
+def test_a_lost_earlier_manifest_is_found(folder, rng):
+    write_toy_store(folder, toy_rows(rng, 10, N_GENES), toy_genes(N_GENES), name="more.h5ad")
+    (folder / "manifests" / "000001.json").unlink()
+    wrong = [name for name, problem in Store(folder).verify() if problem]
+    assert wrong == ["manifests/000001.json"]
+
+
+def test_cells_called_alike_are_told_apart(folder, rng):
+    write_toy_store(folder, toy_rows(rng, 10, N_GENES), toy_genes(N_GENES), name="more.h5ad")
+    obs = Store(folder).obs
+    assert obs.index.is_unique
+    assert obs.index[3] == "cell3-toy.h5ad"
+    assert list(obs.columns) == ["cell_type", "donor_id", "dataset"]
 
 
 def test_a_damaged_block_leaves_the_others_readable(folder, rows):
@@ -258,7 +322,7 @@ def test_an_altered_list_of_genes_is_refused(folder):
         ("[1, 2]", "no manifest"),
         ('{"format": "scfm-store", "version": 99}', "version 99"),
         ('{"format": "other", "version": 1}', "'other'"),
-        ('{"format": "scfm-store", "version": 1, "n_cells": 1, "n_values": 1}', "lacks"),
+        ('{"format": "scfm-store", "version": 1, "n_cells": 1, "n_values": 1}', "Field required"),
     ],
 )
 def test_a_manifest_that_is_none_is_refused(folder, text, message):
