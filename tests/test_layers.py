@@ -103,6 +103,13 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@pytest.mark.parametrize("module", ["scfm.tools.preparation", "scfm.tools.info", "scfm.data.store"])
+def test_what_only_looks_at_files_loads_no_torch(module):
+    code = f"import sys, {module}; print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     "code", ["import scfm", "import sys; from scfm.cli.app import main; main(['--help'])"]
 )

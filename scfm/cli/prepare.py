@@ -1,8 +1,10 @@
 """scfm prepare: raw files -> one store; a store checked; a store given back as h5ad."""
 
+import inspect
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,6 +72,7 @@ def command(
     scfm prepare *.h5ad --out STORE. Interrupted, the same command goes on where it was.
     scfm prepare --verify STORE; scfm prepare --export OUT.h5ad STORE
     """
+    _refuse_what_does_nothing(locals(), "verify" if verify else "export" if export else None)
     from scfm.tools import preparation
 
     if verify or export:
@@ -105,6 +108,30 @@ def command(
         options.say(preparation.prepared_in_words(found))
     if json:
         options.print_json(found)
+
+
+def _refuse_what_does_nothing(values: Mapping[str, Any], mode: str | None) -> None:
+    """Options of another use of the command, which would be passed over in silence."""
+    from scfm.errors import ConfigError
+
+    own = {"verify": {"sources"}, "export": {"dataset"}}
+    parameters = inspect.signature(command).parameters
+    given = [
+        name for name in parameters if name != "inputs" and values[name] != parameters[name].default
+    ]
+    stray = [name for name in given if mode and name not in own[mode] | {mode, "json"}]
+    if stray:
+        it = "it" if len(stray) == 1 else "them"
+        raise ConfigError(f"{_spelled(*stray)} cannot be used with --{mode}: leave {it} out.")
+    for use in own if not mode else ():
+        for name in own[use].intersection(given):
+            raise ConfigError(
+                f"{_spelled(name)} says nothing without --{use}: leave it out, or add --{use}."
+            )
+
+
+def _spelled(*names: str) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def _one_store(inputs: list[str], option: str) -> str:

@@ -271,6 +271,7 @@ def _mouse_message(reading: Reading, guessed: bool, name: str) -> str:
     found = f"looks like mouse: {known} are mouse genes" if guessed else "is mouse, as you said"
     otherwise = " If it is human, say species='human'." if guessed else ""
     return (
-        f"{name} {found}; the model knows human genes. Map them by one-to-one orthologs with "
-        f"--orthologs on the command line, orthologs=True in Python.{otherwise}"
+        f"{name} {found}; the model knows human genes. Map them by one-to-one orthologs: "
+        "--set input.orthologs=true for scfm pretrain, --orthologs for the other commands, "
+        f"orthologs=True in Python.{otherwise}"
     )

@@ -14,11 +14,13 @@ A mapping file is YAML:
       cell_type: {"B cells": "B cell", "NA": ~}
 
 Without one, CELLxGENE's standard columns are kept where a file has them, whatever the case and
-punctuation of their names. A cell without a value is null, and counted.
+punctuation of their names. A cell without a value is null, and counted. These columns, and those
+with ``values``, hold names: numbers in them are text, 1.0 like 1.
 """
 
+import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +52,9 @@ STANDARD = (
     "tissue_type",
 )
 _ALSO_CALLED = {"donor_id": ("donor",)}
+# Names, even where a file numbers them: the next file may spell them out, or lack one, which makes
+# floats of integers.
+_NAMES = frozenset(STANDARD) - {"is_primary_data"}
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,19 @@ class ObsMapping:
     files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     values: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
     is_loose: bool = False
+
+    def __post_init__(self) -> None:
+        for file, own in self.files.items():
+            for target, said in own.items():
+                if said.startswith("=") and not said[1:].strip():
+                    raise ConfigError(
+                        f"The mapping says {said!r} of {target!r} in {file}, which names no value. "
+                        'Write "=value"; or a column of the file.'
+                    )
+
+    def is_text(self, target: str) -> bool:
+        """Whether its values are names, be they written as numbers."""
+        return target in _NAMES or target in self.values
 
     def also(self, names: Iterable[str]) -> "ObsMapping":
         """The same, and these columns under their own name."""
@@ -111,6 +129,7 @@ class Survey:
     kind: Kind
     categories: tuple[str, ...]
     n_missing: int
+    renamed: frozenset[str] = frozenset()  # keys of the mapping's ``values`` that are in the file
 
 
 def load_mapping(path: str | Path) -> ObsMapping:
@@ -180,7 +199,9 @@ def survey(
     codes, names = _coded(values, renames)
     used, n_missing = np.unique(codes[codes >= 0]), int((codes < 0).sum())
     kind = "category" if len(used) <= MOST_CATEGORIES else "string"
-    return Survey(kind, tuple(names[code] for code in used), n_missing)
+    there = {_key(value, renames) for value in values.dropna().unique()} if renames else ()
+    renamed = renames.keys() & there
+    return Survey(kind, tuple(names[code] for code in used), n_missing, frozenset(renamed))
 
 
 def widest(kinds: Iterable[Kind]) -> Kind:
@@ -225,6 +246,47 @@ def as_arrow(values: pd.Series, renames: Mapping[str, str | None], column: ObsCo
     return pa.array(plain.astype(_NUMPY[column.kind]), mask=is_missing)
 
 
+def require_files(mapping: ObsMapping, names: Sequence[str], in_store: Sequence[str] = ()) -> None:
+    """Raise ConfigError where ``files`` of a mapping names what is no input, now or earlier."""
+    for file in mapping.files:
+        if file not in (*names, *in_store):
+            raise ConfigError(
+                f"The mapping's 'files' names {file!r}, which is none of the inputs."
+                f"{hint([file], names)} They are: {', '.join(names)}."
+            )
+
+
+def require_columns(
+    mapping: ObsMapping, found: Collection[str], others: Sequence[str], asked: Sequence[str] = ()
+) -> None:
+    """Raise LabelError where a column that was asked for is in no file.
+
+    ``found`` are the targets that a file, or the store, has; ``others`` columns that are not kept;
+    ``asked`` targets beside those of the mapping. The default mapping insists on none.
+    """
+    there = f"Beside those that are kept there are: {', '.join(others) or 'none'}."
+    for name in asked:
+        if name not in found:
+            raise LabelError(
+                f"--obs {name}: no file has such an obs column.{hint([name], others)} {there}"
+            )
+    for target, names in mapping.columns.items() if mapping != DEFAULT else ():
+        if target not in found:
+            raise LabelError(
+                f"The mapping's column {target!r} is in no file, under none of its names "
+                f"({', '.join(names)}).{hint([*names, target], others)} {there}"
+            )
+
+
+def hint(names: Iterable[str], known: Iterable[str]) -> str:
+    """The known name that is most like one of these, as a question; "" where none is."""
+    spelled = {_loosely(name): name for name in known}
+    for name in names:
+        if close := difflib.get_close_matches(_loosely(name), list(spelled), n=1):
+            return f" Did you mean {spelled[close[0]]!r}?"
+    return ""
+
+
 def constant(text: str, n_cells: int) -> pd.Series:
     """A column that says the same of every cell."""
     return pd.Series(pd.Categorical.from_codes(np.zeros(n_cells, np.int8), [text]))
@@ -260,11 +322,20 @@ def _coded(
     else:
         codes, found = pd.factorize(values)
         found = list(found)
-    texts = [str(value) for value in found]
-    names = [renames.get(text, text) for text in texts]
+    keys = [_key(value, renames) for value in found]
+    names = [renames.get(key, key) for key in keys]
     code_of = {name: code for code, name in enumerate(dict.fromkeys(filter(None, names)))}
     table = np.array([*(code_of.get(name or "", -1) for name in names), -1], dtype=np.int32)
     return table[codes], tuple(code_of)
+
+
+def _key(value: Any, renames: Mapping[str, str | None]) -> str:
+    """A value as the mapping names it; 1.0 is "1", unless the mapping writes "1.0"."""
+    text = str(value)
+    is_float = isinstance(value, float | np.floating)
+    if is_float and text not in renames and float(value).is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    return text
 
 
 def _loosely(name: str) -> str:

@@ -34,12 +34,14 @@ from scfm.data.prepare_plan import (
     PlannedFile,
     PrepareConfig,
     expanded,
+    in_words_of_prepare,
     make_plan,
     obs_values,
     open_planned,
+    reason_of,
 )
+from scfm.data.prepare_state import WORK
 from scfm.data.prepare_work import (
-    WORK,
     begin,
     interrupted,
     kept_on_failure,
@@ -196,7 +198,7 @@ class _Conversion:
                     raise type(error)(self._half_way(error)) from error
                 shutil.rmtree(folder)
                 folder.mkdir()
-                done = {"refused": str(error)}
+                done = {"refused": reason_of(error, file.path)}
             write_json(folder / "done.json", done)
         self.cells_read += file.n_cells
         self.on_progress("read", self.cells_read, self.plan.n_cells)
@@ -312,7 +314,9 @@ class _Conversion:
         before = self.writer.manifest
         shards = [ShardEntry(**record["entry"]) for record in records if record["entry"]]
         if not shards and not before:
-            raise InputError(self._nothing_left())
+            message = self._nothing_left()
+            shutil.rmtree(self.work)  # there is nothing in it to go on with
+            raise InputError(message)
         duplicates: dict[tuple[int, int], int] = {}
         for record in records:
             for a, b, n in record["duplicates"]:
@@ -333,6 +337,7 @@ class _Conversion:
             **self.plan.settings,
             "added": [entry.name for entry in entries],
             "refused": {Path(path).name: reason for path, reason in refused.items()},
+            "values_not_found": self.plan.values_not_found,
         }
         history = before.settings.get("prepare", []) if before else []
         manifest = self.writer.commit(
@@ -398,9 +403,10 @@ class _Conversion:
     def _half_way(self, error: InputError) -> str:
         n_done = sum((self._folder(file) / "done.json").exists() for file in self.plan.files)
         return (
-            f"{error}\nNothing is in the store yet; {n_done} of {len(self.plan.files)} files are "
-            "done and kept. Go on without this file: the same command with --skip-refused. Or mend "
-            "it and begin anew: the same command with --restart."
+            f"{in_words_of_prepare(error)}\nNothing is in the store yet; {n_done} of "
+            f"{len(self.plan.files)} files are done and kept. Go on without this file: the same "
+            "command with --skip-refused. Or mend it and begin anew: the same command with "
+            "--restart."
         )
 
     def _nothing_left(self) -> str:
@@ -410,6 +416,6 @@ class _Conversion:
                 dropped[reason] = dropped.get(reason, 0) + n
         listed = ", ".join(f"{n:,} by {reason}" for reason, n in dropped.items())
         return (
-            f"No cell is left of {self.plan.n_cells:,}: dropped were {listed or 'none'}. Loosen "
-            "the thresholds and begin anew: --restart."
+            f"No cell is left of {self.plan.n_cells:,}: dropped were {listed or 'none'}. Nothing "
+            "was written; loosen the thresholds (--min-genes, --min-counts, --max-mito)."
         )

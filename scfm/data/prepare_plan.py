@@ -28,11 +28,12 @@ from scfm.data.genes import align, require_coverage
 from scfm.data.harmonise import ObsMapping, Origin, Survey
 from scfm.data.identity import GeneColumns, identify
 from scfm.data.manifest import Manifest, ObsColumn, StoreGene, StoreGenes
+from scfm.data.prepare_state import said_of_store, said_of_unfinished
 from scfm.data.quality import QualityConfig
 from scfm.data.rawness import EXPECTED_REMEDY
 from scfm.data.read import CountsSource, open_counts
 from scfm.data.soma_address import is_address
-from scfm.errors import ConfigError, CountsError, InputError, LabelError, ScfmError
+from scfm.errors import ConfigError, CountsError, InputError, ScfmError
 
 # Of each file, for its coverage and for how often each gene is seen: runs of cells, over all of it
 RUNS_SAMPLED, CELLS_A_RUN = 64, 8
@@ -155,6 +156,8 @@ class Plan:
         Columns of the cells.
     n_buckets
         Parts of the shuffle.
+    values_not_found
+        Obs target -> values that the mapping renames and no file has.
     """
 
     inputs: list[str]
@@ -166,6 +169,7 @@ class Plan:
     genes: list[StoreGene]
     obs: dict[str, ObsColumn]
     n_buckets: int
+    values_not_found: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def n_cells(self) -> int:
@@ -249,18 +253,27 @@ def make_plan(
     """Look into every file. ``inputs`` are expanded already; nothing is written.
 
     Raises InputError that lists every file that cannot be used and why, unless they may be
-    skipped; LabelError for an obs column that no file has.
+    skipped; LabelError for an obs column that no file has; ConfigError for a mapping that names a
+    file that is none of them.
     """
     names = _telling_names(inputs)
+    in_store = [entry.name for entry in before.datasets] if before else []
+    harmonise.require_files(config.mapping, names, in_store)
     looked, refused, known, tally = [], {}, {}, _GeneTally()
     seen = {entry.sha256: entry.name for entry in before.datasets} if before else {}
-    match = partial(_look, config=config, vocabulary=vocabulary, ensembl_ids=ensembl_ids)
+    match = partial(
+        _look,
+        config=config,
+        vocabulary=vocabulary,
+        ensembl_ids=ensembl_ids,
+        store_obs=before.obs if before else {},
+    )
     for number, (path, name) in enumerate(zip(inputs, names, strict=True)):
         on_progress("look", number, len(inputs))
         try:
             found, columns, detected = match(path, name)
         except ScfmError as error:
-            refused[path] = _reason(error, path)
+            refused[path] = reason_of(error, path)
             continue
         if found.file.sha256 in seen:
             known[path] = seen[found.file.sha256]
@@ -283,6 +296,7 @@ def make_plan(
         genes=tally.ordered(store_genes),
         obs=obs,
         n_buckets=_n_buckets(files, config.shard_cells),
+        values_not_found=_values_not_found(looked, config.mapping),
     )
 
 
@@ -332,7 +346,11 @@ def _look(
     config: PrepareConfig,
     vocabulary: VocabularyGenes,
     ensembl_ids: Sequence[str],
+    store_obs: Mapping[str, ObsColumn],
 ) -> tuple[_Looked, GeneColumns, list[float]]:
+    said = None if is_address(path) else said_of_store(path) or said_of_unfinished(path)
+    if said:
+        raise InputError(f"{path}: {said}")
     with open_planned(path, config) as source:
         stamp = stamp_of(path)
         alignment = align(
@@ -356,7 +374,13 @@ def _look(
         for target, origin in origins.items():
             values = obs_values(obs, origin)
             if values is not None:
-                surveys[target] = harmonise.survey(values, config.mapping.values.get(target, {}))
+                # a store that was made with numbers goes on with numbers
+                is_number = target in store_obs and store_obs[target].kind not in harmonise.TEXT
+                surveys[target] = harmonise.survey(
+                    values,
+                    config.mapping.values.get(target, {}),
+                    as_text=config.mapping.is_text(target) and not is_number,
+                )
         taken = {origin.column for origin in origins.values()}
         file = PlannedFile(
             id=f"{_slug(name)}-{sha256[:8]}",
@@ -404,13 +428,9 @@ def _obs_columns(
                     one.surveys[target] = _surveyed_as_text(one.file, target, config)
         surveys = [one.surveys[target] for one in having]
         columns[target] = harmonise.unified(surveys, store_obs.get(target), target)
-    for name in config.obs:
-        if looked and name not in columns:
-            there = sorted({column for one in looked for column in one.file.not_kept})
-            raise LabelError(
-                f"--obs {name}: no file has such an obs column. Beside those that are kept there "
-                f"are: {', '.join(there) or 'none'}."
-            )
+    if looked:
+        others = sorted({column for one in looked for column in one.file.not_kept})
+        harmonise.require_columns(config.mapping, {*columns, *store_obs}, others, config.obs)
     finished = []
     for one in looked:
         lacking = {
@@ -420,6 +440,14 @@ def _obs_columns(
         origins = {target: one.file.origins[target] for target in columns}
         finished.append(replace(one, file=replace(one.file, origins=origins, n_missing=lacking)))
     return columns, finished
+
+
+def _values_not_found(looked: list[_Looked], mapping: ObsMapping) -> dict[str, list[str]]:
+    absent = {}
+    for target, renames in mapping.values.items():
+        surveys = [one.surveys[target] for one in looked if target in one.surveys]
+        absent[target] = sorted(renames.keys() - set().union(*(one.renamed for one in surveys)))
+    return {target: values for target, values in absent.items() if values}
 
 
 def _surveyed_as_text(file: PlannedFile, target: str, config: PrepareConfig) -> Survey:
@@ -457,13 +485,17 @@ def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_")[-48:] or "cells"
 
 
-def _reason(error: ScfmError, path: str) -> str:
+def reason_of(error: ScfmError, path: str) -> str:
     """An error's first paragraph without the path that stands before it."""
-    text = str(error).partition("\n")[0].removeprefix(f"{path}: ")
-    if isinstance(error, CountsError) and EXPECTED_REMEDY in text:
-        found, _, rest = text.partition(EXPECTED_REMEDY)
-        return (
-            f"{found}A store holds whole counts. If these are expected counts (RSEM), round them "
-            f"into another file: adata.X = adata.X.round(); adata.write_h5ad(...).{rest}"
-        )
-    return text
+    return in_words_of_prepare(error).partition("\n")[0].removeprefix(f"{path}: ")
+
+
+def in_words_of_prepare(error: ScfmError) -> str:
+    """What an error says, without advice that no store can follow."""
+    if not isinstance(error, CountsError):
+        return str(error)
+    return str(error).replace(
+        EXPECTED_REMEDY,
+        "A store holds whole counts. If these are expected counts (RSEM), round them into another "
+        "file: adata.X = adata.X.round(); adata.write_h5ad(...).",
+    )

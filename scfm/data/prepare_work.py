@@ -14,12 +14,11 @@ from typing import Any
 from scfm.data.fingerprint import sha256
 from scfm.data.manifest import MANIFEST
 from scfm.data.prepare_plan import Plan, PlannedFile, PrepareConfig, open_planned, stamp_of
+from scfm.data.prepare_state import WORK
 from scfm.data.soma_address import is_address
 from scfm.data.store_writer import StoreWriter
 from scfm.data.write import atomic_path
 from scfm.errors import ConfigError, InputError, Interrupted, MissingFileError, OutputError
-
-WORK = ".prepare"
 
 
 def refuse_foreign(out: Path) -> None:

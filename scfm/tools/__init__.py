@@ -1,6 +1,25 @@
-"""scfm.tl: what is done to an AnnData with a model, in scanpy's grammar."""
+"""scfm.tl: what is done to an AnnData with a model, in scanpy's grammar.
 
-from scfm.tools.annotation import annotate
-from scfm.tools.embedding import embed
+Imported on first use: what only looks at files needs no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scfm.tools.annotation import annotate
+    from scfm.tools.embedding import embed
 
 __all__ = ["annotate", "embed"]
+
+_LAZY = {"annotate": "scfm.tools.annotation", "embed": "scfm.tools.embedding"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'scfm.tools' has no attribute '{name}'")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from scfm.data.genes import GeneReport
+from scfm.data.prepare_state import said_of_unfinished
 from scfm.data.store import Store, is_store
+from scfm.errors import MissingFileError
 from scfm.model.folder import CONFIG, VOCAB, WEIGHTS, find_model, read_provenance
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.vocab import GeneVocab
@@ -29,6 +31,8 @@ def describe(
         return describe_model(folder)
     if is_store(path):
         return prepare_report.summarise(Store(path))
+    if said := said_of_unfinished(path):
+        raise MissingFileError(f"{path} {said}")
     config = InputConfig(layer=layer, species=species, orthologs=orthologs, minimum_coverage=0.0)
     member, report = open_input(path, GeneVocab.human(), config, backed=True)
     return {
@@ -90,7 +94,8 @@ def _model_in_words(found: dict[str, Any]) -> str:
     data = made.get("data", {})
     if data:
         lines.append(f"trained on {data['n_cells'] - data['n_held_out']:,} cells of:")
-        lines += [f"  {name}  sha256 {digest[:12]}" for name, digest in data["files"]]
+        sources = [*data.get("files", []), *data.get("stores", [])]
+        lines += [f"  {name}  sha256 {digest[:12]}" for name, digest in sources]
     return "\n".join(lines)
 
 

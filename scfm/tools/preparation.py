@@ -12,6 +12,7 @@ from scfm.config import from_mapping
 from scfm.data import harmonise
 from scfm.data.prepare import prepare
 from scfm.data.prepare_plan import OnProgress, PrepareConfig
+from scfm.data.prepare_state import said_of_unfinished
 from scfm.data.quality import QualityConfig
 from scfm.data.store import Store, is_store
 from scfm.errors import ConfigError, MissingFileError, StoreError
@@ -76,7 +77,8 @@ def prepared_in_words(found: Mapping[str, Any]) -> str:
         lines.append("Nothing was added: the store is as it was.")
     lines += [f"note: {note}" for note in found["notes"]]
     lines.append(f"Report: {found['report']}")
-    lines.append(f"Train on it: scfm pretrain --data {found['path']} --out RUN")
+    orthologs = f" {prepare_report.ORTHOLOGS}" if "mouse" in found["species"] else ""
+    lines.append(f"Train on it: scfm pretrain --data {found['path']} --out RUN{orthologs}")
     return "\n".join(lines)
 
 
@@ -85,9 +87,7 @@ def verify(path: str, *, sources: bool = False) -> dict[str, Any]:
 
     Raises StoreError that lists what is wrong.
     """
-    if not is_store(path):
-        raise MissingFileError(f"{path} is no store. Make one: scfm prepare IN... --out STORE.")
-    store = Store(path)
+    store = _opened(path)
     checked = list(store.verify())
     problems = [f"{file}: {problem}" for file, problem in checked if problem]
     if sources:
@@ -121,10 +121,16 @@ def export_h5ad(path: str, out: Path, *, dataset: str | None = None) -> dict[str
     """Write a store, or one of its data sets, as h5ad. Raises as scfm.data.export.export."""
     from scfm.data.export import export
 
-    if not is_store(path):
-        raise MissingFileError(f"{path} is no store. Make one: scfm prepare IN... --out STORE.")
-    written = export(Store(path), out, dataset=dataset)
+    written = export(_opened(path), out, dataset=dataset)
     return {"out": str(out), "n_cells": written.n_cells, "n_genes": len(written.var)}
+
+
+def _opened(path: str) -> Store:
+    if is_store(path):
+        return Store(path)
+    if said := said_of_unfinished(path):
+        raise MissingFileError(f"{path} {said}")
+    raise MissingFileError(f"{path} is no store. Make one: scfm prepare IN... --out STORE.")
 
 
 def _changed_sources(store: Store) -> Iterator[str]:

@@ -25,6 +25,7 @@ REPORT = "report.html"
 LOW_COVERAGE = 0.8  # share of the counts below which a file is worth a look
 MANY_MISSING = 0.1  # share of the cells without a value from which a column is worth a look
 SHOWN = 12  # names in a list before "and more"
+ORTHOLOGS = "--set input.orthologs=true"  # what `scfm pretrain` wants for mouse cells
 
 DROPPED = {  # reason in the store -> heading
     "empty": "No count at all",
@@ -188,11 +189,12 @@ def notes(manifest: Manifest, reports: list[dict[str, Any]]) -> list[str]:
             "vocabulary."
         )
     species = _cells_by(manifest.datasets, "species")
-    if len(species) > 1:
+    if "mouse" in species:
         listed = " and ".join(f"{n:,} {name} cells" for name, n in species.items())
         found.append(
             f"The store holds {listed}. A human model reads mouse cells through one-to-one "
-            "orthologs, if it is told to (--orthologs)."
+            f"orthologs, if it is told to ({ORTHOLOGS} for scfm pretrain, --orthologs for the "
+            "other commands)."
         )
     lacking = [
         f"{row['name']} ({percent(row['share'])})"
@@ -208,6 +210,12 @@ def notes(manifest: Manifest, reports: list[dict[str, Any]]) -> list[str]:
         found.append(
             "No column tells donors apart: validation by donor needs one. Name it in a mapping "
             "file (--mapping)."
+        )
+    for target, values in _values_not_found(manifest).items():
+        more = f" and {len(values) - SHOWN:,} more" if len(values) > SHOWN else ""
+        found.append(
+            f"The mapping's values of {target} that no file has: "
+            f"{', '.join(map(repr, values[:SHOWN]))}{more}."
         )
     emptied = [entry.name for entry in manifest.datasets if entry.n_cells == 0]
     return found + [f"No cell of {name} is left." for name in emptied]
@@ -252,6 +260,22 @@ def _missing(name: str, manifest: Manifest, reports: list[dict[str, Any]]) -> in
         report["obs"][name]["missing"] if name in report["obs"] else entry.n_read
         for entry, report in zip(manifest.datasets, reports, strict=True)
     )
+
+
+def _values_not_found(manifest: Manifest) -> dict[str, list[str]]:
+    """Values that mappings rename and that no conversion met: one that a single file has is met."""
+    absent: dict[str, dict[str, bool]] = {}
+    for run in manifest.settings.get("prepare", []):
+        not_found = run.get("values_not_found", {})
+        for target, renames in run["mapping"]["values"].items():
+            for value in renames:
+                was = absent.setdefault(target, {}).get(value, True)
+                absent[target][value] = was and value in not_found.get(target, ())
+    listed = {
+        target: sorted(value for value, is_absent in of_target.items() if is_absent)
+        for target, of_target in absent.items()
+    }
+    return {target: values for target, values in listed.items() if values}
 
 
 def _dropped_in_words(found: Mapping[str, Any]) -> str:

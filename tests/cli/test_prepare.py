@@ -196,14 +196,16 @@ def test_report_is_self_contained_and_escapes(capsys, tmp_path, rng):
         (("--export", "x.h5ad", "STORE", "--out", "x"), "--out cannot be used with --export"),
         (("--export", "x.h5ad", "STORE", "--sources"), "--sources cannot be used with --export"),
         (
-            ("--verify", "STORE", "--min-genes", "0", "--seed", "3"),
+            ("--verify", "STORE", "--min-genes", "5", "--seed", "3"),
             "--min-genes, --seed cannot be used with --verify: leave them out",
         ),
         (("STORE", "--out", "x", "--sources"), "--sources says nothing without --verify"),
         (("STORE", "--out", "x", "--dataset", "a"), "--dataset says nothing without --export"),
     ],
 )
-def test_options_that_do_nothing_are_refused(capsys, store, tmp_path, arguments, words, monkeypatch):
+def test_options_that_do_nothing_are_refused(
+    capsys, store, tmp_path, arguments, words, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     result = run(capsys, "prepare", *(store if a == "STORE" else a for a in arguments))
     assert_refused(result, words)
