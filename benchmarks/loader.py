@@ -140,7 +140,7 @@ def scdataset_batches(files: list[Path]) -> Iterator[int]:
     """scDataset over an AnnCollection of the backed files: blocks of 16, 8,192 cells a fetch."""
     import anndata as ad
     from anndata.experimental import AnnCollection
-    from scdataset import BlockShuffling, scDataset
+    from scdataset import BlockShuffling, scDataset  # pyright: ignore[reportMissingImports]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
