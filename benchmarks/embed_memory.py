@@ -23,7 +23,7 @@ from measure import N_GENES, report, synthetic_batches
 
 from scfm.config import load_config
 from scfm.model.pretrained import ScfmModel, save_model
-from scfm.tasks.pretrain import PretrainRun
+from scfm.tasks.pretrain_run import PretrainRun
 from scfm.tokens.vocab import GeneVocab
 
 DEPTH = 1500  # UMI a cell

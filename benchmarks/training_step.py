@@ -26,7 +26,8 @@ from torch import nn
 from scfm.batch import CellBatch
 from scfm.config import load_config
 from scfm.model.pretrained import ScfmModel
-from scfm.tasks.pretrain import PretrainModule, PretrainRun
+from scfm.tasks.pretrain_module import PretrainModule
+from scfm.tasks.pretrain_run import PretrainRun
 from scfm.tokens.collate import N_SPECIALS, Tokenizer
 from scfm.tokens.rng import cell_keys
 from scfm.tokens.vocab import GeneVocab

@@ -9,6 +9,6 @@ shift 3
 data=()
 while [ $# -gt 0 ] && [ "$1" != "--" ]; do data+=(--data "$1"); shift; done
 [ $# -gt 0 ] && shift
-exec torchrun --standalone --nproc-per-node "$nproc" -m scfm.cli.app pretrain \
+exec torchrun --standalone --nproc-per-node "$nproc" -m scfm.cli pretrain \
     --out "$run" --config "$config" "${data[@]}" \
-    --set trainer.strategy=ddp --set "trainer.devices=$nproc" "$@"
+    --set train.strategy=ddp --set "train.devices=$nproc" "$@"

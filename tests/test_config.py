@@ -7,7 +7,7 @@ import yaml
 
 from scfm.config import find_config, load_config, shipped_configs, to_mapping, to_yaml
 from scfm.errors import ConfigError
-from scfm.tasks.pretrain import PretrainRun
+from scfm.tasks.pretrain_run import PretrainRun
 
 NAMES = ["scfm-100m", "scfm-10m", "scfm-3m", "scfm-400m", "scfm-tiny"]
 
@@ -32,7 +32,7 @@ def test_yaml_round_trip(tmp_path):
 
 @pytest.mark.parametrize(
     ("override", "value"),
-    [("optim.lr=3e-4", 3e-4), ("trainer.steps=7", 7), ("input.layer=counts", "counts")],
+    [("optim.lr=3e-4", 3e-4), ("train.steps=7", 7), ("input.layer=counts", "counts")],
 )
 def test_overrides_are_typed(override, value):
     run = load_config(PretrainRun, "scfm-tiny", [override])

@@ -36,7 +36,8 @@ from scfm.evaluate.report import write_metrics, write_report
 from scfm.evaluate.results import Evaluation
 from scfm.model.pretrained import ScfmModel
 from scfm.tasks.neighbours import NeighbourClassifier
-from scfm.tasks.pretrain import PretrainRun, pretrain
+from scfm.tasks.pretrain import pretrain
+from scfm.tasks.pretrain_run import PretrainRun
 from scfm.tokens.inputs import open_input
 from scfm.tools.annotation import annotate_settings, annotate_with
 from scfm.tools.embedding import embed, embed_source, model_id, vocab_of
@@ -79,7 +80,7 @@ def run_demo(
     clear_earlier_demo(out)
     write_h5ad(data.reference, out / "reference.h5ad")
     run = replace(load_config(PretrainRun, config, overrides), data=(str(out / "reference.h5ad"),))
-    say(f"Pretraining {config} on {data.reference.n_obs:,} sorted PBMC, {run.trainer.steps} steps")
+    say(f"Pretraining {config} on {data.reference.n_obs:,} sorted PBMC, {run.train.steps} steps")
     pretrain(run, out)
     model = load(out)
 
@@ -225,14 +226,14 @@ def training_record(out: Path, run: PretrainRun, model: ScfmModel) -> dict[str, 
         "loss": [float(row["loss"]) for row in rows if row["loss"]],
         "validation_loss": [v for v, row in zip(held_out, rows, strict=True) if row["loss"]],
         "seconds": model.provenance["seconds_of_last_session"],
-        "cells": run.trainer.steps * run.loader.batch_size,
+        "cells": run.train.steps * run.loader.batch_size,
         "parameters": sum(p.numel() for p in model.parameters()),
         "settings": {
             "width": run.model.d_model,
             "layers": run.model.n_layers,
             "heads": run.model.n_heads,
             "batch": f"{run.loader.batch_size} cells",
-            "steps": run.trainer.steps,
+            "steps": run.train.steps,
             "peak learning rate": run.optim.lr,
             "most genes of a cell": run.tokens.max_genes,
             "hidden share of expressed genes": run.tokens.target_share,

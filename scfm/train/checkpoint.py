@@ -9,6 +9,7 @@ Checkpoints hold tensors and plain values only and are read with ``weights_only=
 import re
 import warnings
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,29 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from scfm.data.write import atomic_path
 from scfm.errors import ModelError, ScfmWarning
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """How often, how many, where else."""
+
+    every_n_steps: int = 500  # optimiser steps
+    keep_last: int = 2
+    keep_best: int = 0  # by the validation loss
+    keep_every_hours: float | None = None  # one of each so many hours stays for good
+    asynchronous: bool = True  # written beside training, where the strategy can
+    mirror: str | None = None  # a second place for each (fsspec)
+
+    def __post_init__(self) -> None:
+        for name, least in (("every_n_steps", 1), ("keep_last", 1), ("keep_best", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"checkpoints.{name} must be at least {least}, got {getattr(self, name)}"
+                )
+        if self.keep_every_hours is not None and not self.keep_every_hours > 0:
+            raise ValueError(
+                f"checkpoints.keep_every_hours must be positive, got {self.keep_every_hours}"
+            )
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

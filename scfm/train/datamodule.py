@@ -320,14 +320,14 @@ class CellDataModule(L.LightningDataModule):
         batch_size = self.config.batch_size if self.config.batch_tokens is None else None
         if batch_size is not None and batch_size < self.accumulate:
             raise ConfigError(
-                f"loader.batch_size ({batch_size}) must be at least trainer.accumulate "
+                f"loader.batch_size ({batch_size}) must be at least train.accumulate "
                 f"({self.accumulate}): each micro-batch needs a cell. Try --set "
                 f"loader.batch_size={self.accumulate}."
             )
         if batch_size is not None and batch_size < self.accumulate * world_size:
             rank_zero_warn(
                 f"loader.batch_size ({batch_size}) is less than processes ({world_size}) x "
-                f"trainer.accumulate ({self.accumulate}): some processes have nothing to do.",
+                f"train.accumulate ({self.accumulate}): some processes have nothing to do.",
                 category=ScfmWarning,
             )
         if world_size > self.order.lanes and not self.order.is_single_file:

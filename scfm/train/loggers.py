@@ -26,6 +26,8 @@ class LoggingConfig:
     every_n_steps: int = 10
     wandb: Literal["off", "offline", "online"] = "off"
     wandb_project: str = "scfm"
+    tensorboard: bool = False
+    peak_tflops: float | None = None  # of one device, for MFU; None: from the table of known ones
 
     def __post_init__(self) -> None:
         if self.every_n_steps < 1:

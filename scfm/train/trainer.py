@@ -1,6 +1,6 @@
 """A trainer for any task: Lightning's own, configured.
 
-in   TrainerConfig, LoggingConfig, the run folder
+in   TrainConfig, LoggingConfig, loggers, callbacks
 out  lightning.pytorch.Trainer that checkpoints atomically and resumes exactly
 """
 
@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import lightning.pytorch as L
@@ -17,48 +16,49 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
 from scfm.errors import ConfigError
-from scfm.train.callbacks import StepProgress, StopOnRequest, Throughput
-from scfm.train.checkpoint import AtomicCheckpointIO, StepCheckpoint
+from scfm.train.checkpoint import AtomicCheckpointIO
 from scfm.train.loggers import CsvMetrics, LoggingConfig
 from scfm.train.optim import OptimConfig
 
+Strategy = Literal["auto", "ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"]
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
+class TrainConfig:
     """How long, how exactly, on what."""
 
     steps: int = 1000  # optimiser steps
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
     accumulate: int = 1  # micro-batches an optimiser step
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int | Literal["auto"] = 1  # under torchrun: processes on this node
-    num_nodes: int = 1
-    strategy: Literal["auto", "ddp"] = "auto"
-    checkpoint_every: int = 500  # optimiser steps
-    keep_checkpoints: int = 2
     validate_every: int = 100  # optimiser steps
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int | Literal["auto"] = 1  # processes on each node
+    num_nodes: int = 1
+    strategy: Strategy = "auto"  # auto: none for one process, ddp for several
+    offload: Literal["none", "optimizer", "parameters"] = "none"  # out of device memory (DeepSpeed)
+    offload_to: str = "cpu"  # or a folder on an NVMe drive
+    deepspeed: str | None = None  # JSON of machine settings for DeepSpeed, see launch/deepspeed
+    recompute: Literal["none", "selective", "full"] = "none"  # activations, in the backward pass
+    compile: bool = False  # torch.compile of the blocks
 
     def __post_init__(self) -> None:
-        counts = ("steps", "accumulate", "num_nodes", "checkpoint_every", "validate_every")
-        for name in (*counts, "keep_checkpoints", "devices"):
+        for name in ("steps", "accumulate", "num_nodes", "validate_every", "devices"):
             value = getattr(self, name)
             if value != "auto" and value < 1:
-                raise ValueError(f"trainer.{name} must be at least 1, got {value}")
+                raise ValueError(f"train.{name} must be at least 1, got {value}")
 
 
 def build_trainer(
-    config: TrainerConfig,
+    config: TrainConfig,
     optim: OptimConfig,
     logging: LoggingConfig,
-    run: Path,
     loggers: list[Logger],
-    *,
-    resume_command: str,
+    callbacks: list[L.Callback],
 ) -> L.Trainer:
     """The whole run is one Lightning epoch of ``steps`` steps: epochs over the data are the
     loader's business, which alone knows where one ends."""
     with _machine_errors_in_words(config):
-        trainer = _trainer(config, optim, logging, run, loggers, resume_command)
+        trainer = _trainer(config, optim, logging, loggers, callbacks)
     for logger in loggers:
         if isinstance(logger, CsvMetrics):
             logger.steps_done = lambda: trainer.global_step
@@ -66,24 +66,23 @@ def build_trainer(
 
 
 @contextmanager
-def _machine_errors_in_words(config: TrainerConfig) -> Iterator[None]:
+def _machine_errors_in_words(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except MisconfigurationException as error:
         raise ConfigError(
-            f"This machine cannot run trainer.accelerator={config.accelerator} with "
-            f"trainer.devices={config.devices}: {error} Try --set trainer.accelerator=auto "
-            "--set trainer.devices=1."
+            f"This machine cannot run train.accelerator={config.accelerator} with "
+            f"train.devices={config.devices}: {error} Try --set train.accelerator=auto "
+            "--set train.devices=1."
         ) from error
 
 
 def _trainer(
-    config: TrainerConfig,
+    config: TrainConfig,
     optim: OptimConfig,
     logging: LoggingConfig,
-    run: Path,
     loggers: list[Logger],
-    resume_command: str,
+    callbacks: list[L.Callback],
 ) -> L.Trainer:
     return L.Trainer(
         max_steps=config.steps,
@@ -103,12 +102,7 @@ def _trainer(
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[
-            Throughput(),
-            StepProgress(config.steps, logging.every_n_steps),
-            StepCheckpoint(run, config.checkpoint_every, config.keep_checkpoints),
-            StopOnRequest(run, resume_command),
-        ],
+        callbacks=callbacks,
     )
 
 

@@ -15,8 +15,8 @@ from tests.toys import toy_adata
 
 SMALL = (
     *("--set", "model.d_model=16", "--set", "model.n_heads=2", "--set", "loader.batch_size=8"),
-    *("--set", "trainer.steps=4", "--set", "trainer.validate_every=2"),
-    *("--set", "logging.every_n_steps=1", "--set", "trainer.accelerator=cpu"),
+    *("--set", "train.steps=4", "--set", "train.validate_every=2"),
+    *("--set", "logging.every_n_steps=1", "--set", "train.accelerator=cpu"),
 )
 
 
@@ -114,7 +114,7 @@ def test_bf16_and_wandb_offline(some_cells, tmp_path):
     pytest.importorskip("wandb")
     out = tmp_path / "run"
     command = [sys.executable, "-m", "scfm.cli.app", "pretrain", "--out", str(out)]
-    asked = ["--set", "trainer.precision=bf16-mixed", "--set", "logging.wandb=offline"]
+    asked = ["--set", "train.precision=bf16-mixed", "--set", "logging.wandb=offline"]
     done = subprocess.run(
         [*command, "--data", str(some_cells), *SMALL, *asked], capture_output=True, text=True
     )
@@ -127,7 +127,7 @@ def test_bf16_and_wandb_offline(some_cells, tmp_path):
 def test_ctrl_c_leaves_a_resumable_checkpoint(some_cells, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "scfm.cli.app", "pretrain", "--out", str(out)]
-    endless = [*SMALL, "--set", "trainer.steps=100000", "--data", str(some_cells)]
+    endless = [*SMALL, "--set", "train.steps=100000", "--data", str(some_cells)]
     with subprocess.Popen([*command, *endless], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:

@@ -15,9 +15,9 @@ from tests.toy_stores import write_store
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
-    *("--set", "trainer.steps=6", "--set", "model.d_model=16", "--set", "loader.batch_size=8"),
-    *("--set", "trainer.validate_every=3", "--set", "logging.every_n_steps=1"),
-    *("--set", "trainer.accelerator=cpu"),
+    *("--set", "train.steps=6", "--set", "model.d_model=16", "--set", "loader.batch_size=8"),
+    *("--set", "train.validate_every=3", "--set", "logging.every_n_steps=1"),
+    *("--set", "train.accelerator=cpu"),
 ]
 
 

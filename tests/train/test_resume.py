@@ -14,13 +14,14 @@ import torch
 from scfm.config import to_mapping
 from scfm.errors import ConfigError, DivergedError, InputError, Interrupted, ScfmWarning
 from scfm.model.pretrained import ScfmModel
-from scfm.tasks.pretrain import PretrainRun, pretrain, read_run, resume
-from scfm.train.callbacks import Throughput
-from scfm.train.checkpoint import checkpoints, latest_checkpoint
+from scfm.tasks.pretrain import pretrain, resume
+from scfm.tasks.pretrain_run import PretrainRun, read_run
+from scfm.train.checkpoint import CheckpointConfig, checkpoints, latest_checkpoint
 from scfm.train.datamodule import LoaderConfig
 from scfm.train.loggers import read_metrics
 from scfm.train.optim import OptimConfig
-from scfm.train.trainer import TrainerConfig
+from scfm.train.throughput import Throughput
+from scfm.train.trainer import TrainConfig
 from tests.toys import SIZES, toy_counts, toy_vocab
 
 
@@ -38,7 +39,8 @@ def run(tmp_path, rng) -> PretrainRun:
         model=SIZES,
         loader=LoaderConfig(batch_size=8, held_out_share=0.2),
         optim=OptimConfig(warmup_steps=2),
-        trainer=TrainerConfig(steps=14, checkpoint_every=3, validate_every=4, accelerator="cpu"),
+        train=TrainConfig(steps=14, validate_every=4, accelerator="cpu"),
+        checkpoints=CheckpointConfig(every_n_steps=3),
         logging=replace(PretrainRun().logging, every_n_steps=1),
     )
 
@@ -91,7 +93,7 @@ def assert_same_model(one, other) -> None:
 def test_interrupted_run_ends_as_if_never_stopped(
     run, tmp_path, monkeypatch, stopped_at, accumulate
 ):
-    run = replace(run, trainer=replace(run.trainer, accumulate=accumulate))
+    run = replace(run, train=replace(run.train, accumulate=accumulate))
     vocab = toy_vocab()
     pretrain(run, tmp_path / "straight", vocab=vocab)
     with monkeypatch.context() as patch:
@@ -106,7 +108,7 @@ def test_interrupted_run_ends_as_if_never_stopped(
 
 @pytest.mark.parametrize("crashed_after", [3, 5, 12])  # 3 and 12: right after a checkpoint
 def test_killed_run_resumes_from_its_checkpoint(run, tmp_path, monkeypatch, crashed_after):
-    run = replace(run, trainer=replace(run.trainer, validate_every=3))
+    run = replace(run, train=replace(run.train, validate_every=3))
     vocab = toy_vocab()
     pretrain(run, tmp_path / "straight", vocab=vocab)
     with monkeypatch.context() as patch:
@@ -153,7 +155,7 @@ def test_resume_may_move_but_not_change(run, tmp_path, monkeypatch):
         pretrain(run, tmp_path / "run", vocab=toy_vocab())
     with pytest.raises(ConfigError, match="would change it"):
         resume(tmp_path / "run", ["optim.lr=1"])
-    resume(tmp_path / "run", ["trainer.devices=1"])
+    resume(tmp_path / "run", ["train.devices=1"])
 
 
 def test_a_diverged_run_stops_and_exports_nothing(run, tmp_path):
@@ -167,7 +169,7 @@ def test_logged_loss_is_the_whole_batchs(run, tmp_path):
     """However the batch is cut into micro-batches, equal ones or not."""
     first = []
     for accumulate in (1, 2, 3, 4):
-        cut = replace(run, trainer=replace(run.trainer, accumulate=accumulate, steps=1))
+        cut = replace(run, train=replace(run.train, accumulate=accumulate, steps=1))
         pretrain(cut, tmp_path / str(accumulate), vocab=toy_vocab())
         first.append(float(read_metrics(tmp_path / str(accumulate) / "metrics.csv")[0]["loss"]))
     assert first == pytest.approx([first[0]] * 4, rel=1e-5)
@@ -190,6 +192,6 @@ def test_nothing_to_resume(tmp_path):
 
 
 def test_batch_of_fewer_cells_than_parts_is_refused(run, tmp_path):
-    run = replace(run, trainer=replace(run.trainer, accumulate=9))
+    run = replace(run, train=replace(run.train, accumulate=9))
     with pytest.raises(ConfigError, match=r"loader\.batch_size=9"):
         pretrain(run, tmp_path / "run", vocab=toy_vocab())

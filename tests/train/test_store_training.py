@@ -16,12 +16,15 @@ import torch
 from scfm.data.store import Store
 from scfm.errors import InputError, Interrupted, LabelError, ScfmWarning
 from scfm.model.pretrained import ScfmModel
-from scfm.tasks.pretrain import PretrainRun, open_data, pretrain, resume
-from scfm.train.callbacks import Throughput
+from scfm.tasks.pretrain import pretrain, resume
+from scfm.tasks.pretrain_run import PretrainRun
+from scfm.tasks.run_data import open_data
+from scfm.train.checkpoint import CheckpointConfig
 from scfm.train.datamodule import LoaderConfig
 from scfm.train.loggers import read_metrics
 from scfm.train.optim import OptimConfig
-from scfm.train.trainer import TrainerConfig
+from scfm.train.throughput import Throughput
+from scfm.train.trainer import TrainConfig
 from tests.toy_stores import write_store
 from tests.toys import SIZES, toy_adata, toy_vocab
 
@@ -47,7 +50,8 @@ def run(store) -> PretrainRun:
         model=SIZES,
         loader=LoaderConfig(batch_size=9, lanes=6, prefetch=2, held_out_share=0.2),
         optim=OptimConfig(warmup_steps=2),
-        trainer=TrainerConfig(steps=8, checkpoint_every=3, validate_every=4, accelerator="cpu"),
+        train=TrainConfig(steps=8, validate_every=4, accelerator="cpu"),
+        checkpoints=CheckpointConfig(every_n_steps=3),
         logging=replace(PretrainRun().logging, every_n_steps=1),
     )
 
@@ -91,7 +95,7 @@ def test_interrupted_run_ends_as_if_never_stopped(run, tmp_path, monkeypatch, lo
     run = replace(
         run,
         loader=replace(run.loader, **loader),
-        trainer=replace(run.trainer, accumulate=accumulate),
+        train=replace(run.train, accumulate=accumulate),
     )
     pretrain(run, tmp_path / "straight", vocab=toy_vocab())
     stopped(run, tmp_path / "stopped", monkeypatch)
@@ -173,7 +177,7 @@ def test_copies_across_the_two_sides_are_said_aloud(run, rng, tmp_path):
     with_donors(one.copy(), "renamed").write_h5ad(tmp_path / "two.h5ad")
     loader = replace(run.loader, held_out_by="donor_id", held_out_share=0.5)
     data = (str(tmp_path / "one.h5ad"), str(tmp_path / "two.h5ad"))
-    run = replace(run, data=data, loader=loader, trainer=replace(run.trainer, steps=1))
+    run = replace(run, data=data, loader=loader, train=replace(run.train, steps=1))
     with pytest.warns(ScfmWarning, match=r"30 of 30 held-out cells .* are exact copies"):
         pretrain(run, tmp_path / "run", vocab=toy_vocab())
     recorded = json.loads((tmp_path / "run" / "data.json").read_text())
