@@ -28,7 +28,10 @@ class ValueEmbedding(nn.Module):
 
     def weights(self, values: Float[Tensor, " token"]) -> Float[Tensor, "token bin"]:
         """How much of each bin a value takes; rows sum to one."""
-        v1 = F.leaky_relu(self.spread(values[:, None]), LEAK)
+        # Written out rather than self.spread(...), which half precision would round: depths and
+        # values differ in the third digit, bfloat16 has two.
+        spread = values[:, None] * self.spread.weight[:, 0].float() + self.spread.bias.float()
+        v1 = F.leaky_relu(spread, LEAK).to(self.mix.weight.dtype)
         return torch.softmax(v1 + self.mix(v1), dim=-1)
 
     def forward(self, values: Float[Tensor, " token"]) -> Float[Tensor, "token d"]:
