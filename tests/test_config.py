@@ -45,7 +45,7 @@ def test_overrides_are_typed(override, value):
     [
         ("optim: {learning_rate: 1}", r"unknown key 'optim\.learning_rate'"),
         ("optm: {lr: 1}", r"Did you mean 'optim'"),
-        ("trainer: {steps: many}", r"trainer\.steps"),
+        ("train: {steps: many}", r"train\.steps"),
         ("- a", "must hold 'key: value' lines"),
         ("a: [", "not readable YAML"),
         ("loader: {held_out_share: 1.5}", r"loader\.held_out_share must be in \[0, 1\)"),
