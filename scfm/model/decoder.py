@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from scfm.model.attention import Packing
 from scfm.model.blocks import CrossBlock
 from scfm.model.config import ModelSizes
+from scfm.model.recompute import Recompute, run_block
 
 
 class QueryDecoder(nn.Module):
@@ -30,6 +31,7 @@ class QueryDecoder(nn.Module):
         )
         self.norm = nn.RMSNorm(d, eps=1e-6)
         self.value_out = nn.Linear(d, 1)
+        self.recompute: Recompute = "none"
 
     def forward(
         self,
@@ -42,7 +44,7 @@ class QueryDecoder(nn.Module):
         x = self.gene_in(genes) + self.depth_in(depth)[targets.cell_of]
         context = self.context_in(context)
         for block in self.blocks:
-            x = block(x, context, targets, visible)
+            x = run_block(block, self.recompute, x, context, targets, visible)
         return self.value_out(self.norm(x)).squeeze(-1)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from scfm.model.attention import Packing
 from scfm.model.blocks import SelfBlock
 from scfm.model.config import ModelSizes
+from scfm.model.recompute import Recompute, run_block
 
 
 class Encoder(nn.Module):
@@ -24,8 +25,9 @@ class Encoder(nn.Module):
             for _ in range(sizes.n_layers)
         )
         self.norm = nn.RMSNorm(sizes.d_model, eps=1e-6)
+        self.recompute: Recompute = "none"
 
     def forward(self, x: Float[Tensor, "token d"], cells: Packing) -> Float[Tensor, "token d"]:
         for block in self.blocks:
-            x = block(x, cells)
+            x = run_block(block, self.recompute, x, cells)
         return self.norm(x)

@@ -32,6 +32,7 @@ from scfm.model.embed import TokenEmbedding
 from scfm.model.encoder import Encoder
 from scfm.model.folder import CONFIG, PROVENANCE, VOCAB, WEIGHTS, find_model, read_provenance
 from scfm.model.init import initialise
+from scfm.model.recompute import Recompute
 from scfm.tokens.collate import N_SPECIALS
 from scfm.tokens.vocab import GeneVocab
 
@@ -109,6 +110,15 @@ class ScfmModel(PreTrainedModel):
         wanted = cells.offsets[:-1].long() + 1
         bare_depth = self.embedding(cells.gene_ids[wanted], cells.values[wanted])
         return by_query, self.cell_head(states.cell, bare_depth, genes, targets.cell_of)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The transformer blocks, which are sharded, compiled and recomputed one by one."""
+        return [*self.encoder.blocks, *self.decoder.blocks]
+
+    def recompute(self, how: Recompute) -> None:
+        """Which activations of the blocks are made again in the backward pass."""
+        self.encoder.recompute = self.decoder.recompute = how
 
     def pool(self, states: CellStates, how: Pooling = "cell") -> Float[Tensor, "cell d"]:
         """One vector a cell: the [CELL] state, the mean or max over genes, or the S or T state.

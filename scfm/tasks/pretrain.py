@@ -78,6 +78,10 @@ def _fit(
 ) -> Path:
     L.seed_everything(run.seed, verbose=False)
     model = ScfmModel.from_scratch(vocab, run.model, max_genes=run.tokens.max_genes)
+    model.recompute(run.train.recompute)
+    if run.train.compile:
+        for block in model.blocks:
+            block.compile(dynamic=True)
     module = PretrainModule(model, run.objective, run.optim)
     cells = CellDataModule(
         data.pool,

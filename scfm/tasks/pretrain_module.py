@@ -12,13 +12,16 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from scfm.batch import CellBatch
 from scfm.model.attention import Packing
 from scfm.model.pretrained import ScfmModel
 from scfm.objectives.regression import mean_squared_error
 from scfm.train.datamodule import MicroBatch
+from scfm.train.gradients import engine_gradient_norm, gradient_norm
 from scfm.train.optim import OptimConfig, build_optimizer
+from scfm.train.sharding import is_sharded, shard
 
 LOSSES = ("loss", "loss_query", "loss_cell")
 METRICS = [
@@ -46,6 +49,11 @@ class PretrainModule(L.LightningModule):
         super().__init__()
         self.model, self.objective, self.optim = model, objective, optim
         self.so_far: torch.Tensor | int = 0  # losses of the step's micro-batches, summed
+
+    def configure_model(self) -> None:
+        """Shard the weights where the strategy asks for it; Lightning may call this twice."""
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not is_sharded(self):
+            shard(self, self.model.blocks, entry="losses")
 
     def losses(self, cells: CellBatch) -> dict[str, torch.Tensor]:
         """The loss and its parts on one batch."""
@@ -90,9 +98,16 @@ class PretrainModule(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.trainer._logger_connector.should_update_logs:
-            norms = [p.grad.norm() for p in self.parameters() if p.grad is not None]
-            self.log("gradient_norm", torch.stack(norms).norm())
+            self._log_gradient_norm(gradient_norm(self))
             self.log("lr", optimizer.param_groups[0]["lr"])
+
+    def on_train_batch_end(self, outputs: Any, batch: MicroBatch, batch_idx: int) -> None:
+        if self.trainer._logger_connector.should_update_logs:
+            self._log_gradient_norm(engine_gradient_norm(self))
+
+    def _log_gradient_norm(self, norm: torch.Tensor | None) -> None:
+        if norm is not None:
+            self.log("gradient_norm", norm)
 
     def configure_optimizers(self) -> Any:
         optimizer, schedule = build_optimizer(

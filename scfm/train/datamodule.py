@@ -10,7 +10,7 @@ does, since batches are copied between processes. One thread may prepare batches
 import difflib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -68,9 +68,11 @@ class LoaderConfig:
                 raise ValueError(f"loader.weights.{value} must be at least 0, got {weight}")
 
 
-@dataclass(frozen=True)
 class MicroBatch:
     """One process's cells of one micro-batch.
+
+    No dataclass on purpose: Lightning's precision plugins look into those, and would round targets
+    and depths to half precision. What is to be rounded the model knows.
 
     Attributes
     ----------
@@ -82,8 +84,8 @@ class MicroBatch:
         had no cell and looks at another's, since all take part in the backward pass.
     """
 
-    cells: CellBatch
-    weight: float
+    def __init__(self, cells: CellBatch, weight: float):
+        self.cells, self.weight = cells, weight
 
     @property
     def n_cells(self) -> int:
@@ -95,7 +97,14 @@ class MicroBatch:
 
     def map(self, convert: Callable[[Any], Any]) -> "MicroBatch":
         """The same with every array of the cells passed through ``convert``."""
-        return replace(self, cells=self.cells.map(convert))
+        return MicroBatch(self.cells.map(convert), self.weight)
+
+
+class HeldOutBatch:
+    """Cells to be judged; closed to Lightning until they are on the device, as MicroBatch is."""
+
+    def __init__(self, cells: CellBatch):
+        self.cells = cells
 
 
 class StepsOfCells:
@@ -228,23 +237,24 @@ class HeldOutLoader:
 
     def __init__(self, pool: CellPool, cells: Int[np.ndarray, " cell"]):
         self.pool, self.cells, self.batch_size = pool, cells, HELD_OUT_BATCH
-        self._kept: list[CellBatch] = []
+        self._kept: list[HeldOutBatch] = []
 
     def __len__(self) -> int:
         return -(-len(self.cells) // self.batch_size)
 
-    def __iter__(self) -> Iterator[CellBatch]:
+    def __iter__(self) -> Iterator[HeldOutBatch]:
         yield from self._kept
         for first in range(len(self._kept) * self.batch_size, len(self.cells), self.batch_size):
             cells = self.cells[first : first + self.batch_size]
             epoch = np.full(len(cells), VALIDATION_EPOCH)
-            batch = self.pool.training(cells, epoch).map(torch.from_numpy)
+            batch = HeldOutBatch(self.pool.training(cells, epoch).map(torch.from_numpy))
             if first == len(self._kept) * self.batch_size and self._has_room(batch):
                 self._kept.append(batch)
             yield batch
 
-    def _has_room(self, batch: CellBatch) -> bool:
-        return sum(kept.n_tokens for kept in self._kept) + batch.n_tokens <= KEPT_TOKENS
+    def _has_room(self, batch: HeldOutBatch) -> bool:
+        kept = sum(other.cells.n_tokens for other in self._kept)
+        return kept + batch.cells.n_tokens <= KEPT_TOKENS
 
 
 class CellDataModule(L.LightningDataModule):
@@ -293,9 +303,10 @@ class CellDataModule(L.LightningDataModule):
         return HeldOutLoader(self.pool, self.split.judged)
 
     def transfer_batch_to_device(
-        self, batch: MicroBatch | CellBatch, device: torch.device, dataloader_idx: int
+        self, batch: MicroBatch | HeldOutBatch, device: torch.device, dataloader_idx: int
     ) -> MicroBatch | CellBatch:
-        return batch.map(lambda x: x.to(device, non_blocking=True))
+        opened = batch.cells if isinstance(batch, HeldOutBatch) else batch
+        return opened.map(lambda x: x.to(device, non_blocking=True))
 
     def state_dict(self) -> dict[str, int]:
         assert self.trainer is not None

@@ -8,8 +8,6 @@ import logging as python_logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
 
 import lightning.pytorch as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -19,33 +17,8 @@ from scfm.errors import ConfigError
 from scfm.train.checkpoint import AtomicCheckpointIO
 from scfm.train.loggers import CsvMetrics, LoggingConfig
 from scfm.train.optim import OptimConfig
-
-Strategy = Literal["auto", "ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How long, how exactly, on what."""
-
-    steps: int = 1000  # optimiser steps
-    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
-    accumulate: int = 1  # micro-batches an optimiser step
-    validate_every: int = 100  # optimiser steps
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    devices: int | Literal["auto"] = 1  # processes on each node
-    num_nodes: int = 1
-    strategy: Strategy = "auto"  # auto: none for one process, ddp for several
-    offload: Literal["none", "optimizer", "parameters"] = "none"  # out of device memory (DeepSpeed)
-    offload_to: str = "cpu"  # or a folder on an NVMe drive
-    deepspeed: str | None = None  # JSON of machine settings for DeepSpeed, see launch/deepspeed
-    recompute: Literal["none", "selective", "full"] = "none"  # activations, in the backward pass
-    compile: bool = False  # torch.compile of the blocks
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "accumulate", "num_nodes", "validate_every", "devices"):
-            value = getattr(self, name)
-            if value != "auto" and value < 1:
-                raise ValueError(f"train.{name} must be at least 1, got {value}")
+from scfm.train.settings import TrainConfig
+from scfm.train.strategy import build_strategy
 
 
 def build_trainer(
@@ -84,16 +57,17 @@ def _trainer(
     loggers: list[Logger],
     callbacks: list[L.Callback],
 ) -> L.Trainer:
+    strategy, precision = build_strategy(config)
     return L.Trainer(
         max_steps=config.steps,
         max_epochs=1,
-        precision=config.precision,
+        precision=precision,
         accumulate_grad_batches=config.accumulate,
         gradient_clip_val=optim.gradient_clip or None,
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=config.strategy,
+        strategy=strategy,
         plugins=[AtomicCheckpointIO()],
         logger=loggers,
         log_every_n_steps=min(logging.every_n_steps, config.steps),

@@ -285,9 +285,9 @@ def test_more_processes_than_lanes_are_refused(pool):
 
 def test_held_out_cells_are_read_once(pool, monkeypatch):
     loader = HeldOutLoader(pool, np.arange(100))
-    first = [batch.gene_ids for batch in loader]
+    first = [batch.cells.gene_ids for batch in loader]
     monkeypatch.setattr(pool, "training", None)
-    again = [batch.gene_ids for batch in loader]
+    again = [batch.cells.gene_ids for batch in loader]
     assert len(first) == len(loader) == 2
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one, other)
@@ -296,10 +296,10 @@ def test_held_out_cells_are_read_once(pool, monkeypatch):
 def test_many_held_out_cells_are_read_again(pool, monkeypatch):
     monkeypatch.setattr("scfm.train.datamodule.KEPT_TOKENS", 2_000)
     loader = HeldOutLoader(pool, np.arange(130))
-    first = [batch.gene_ids for batch in loader]
+    first = [batch.cells.gene_ids for batch in loader]
     assert 1 <= len(loader._kept) < len(first) == 3
     for one, other in zip(first, loader, strict=True):
-        assert torch.equal(one, other.gene_ids)
+        assert torch.equal(one, other.cells.gene_ids)
 
 
 def test_weighted_parts_are_the_mean_over_cells():

@@ -1,0 +1,176 @@
+"""How the processes of a run share its work: Lightning's strategies, by name.
+
+in   TrainConfig, the machine's accelerator
+out  a Lightning strategy and the precision to give the trainer
+
+auto         one process; ddp where there are several
+ddp          every process holds all, gradients are averaged
+fsdp         weights, gradients and optimiser states in shards (FSDP2, torch's fully_shard)
+deepspeed_N  ZeRO stage N: optimiser states (1), gradients (2) and weights (3) in shards
+
+``bf16-mixed`` is the same arithmetic under each: weights, gradients and optimiser states in
+float32, matrix products in bfloat16 by torch.autocast. ``bf16-true`` keeps weights in bfloat16
+(DeepSpeed: with a float32 copy in the optimiser).
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+
+from scfm.errors import ConfigError
+from scfm.train.settings import TrainConfig
+
+# What a file of machine settings may hold: nothing that could move a loss.
+MACHINE_SETTINGS = {
+    "zero_optimization": {
+        *("allgather_partitions", "allgather_bucket_size", "overlap_comm", "reduce_scatter"),
+        *("reduce_bucket_size", "contiguous_gradients", "round_robin_gradients", "sub_group_size"),
+        *("stage3_prefetch_bucket_size", "stage3_param_persistence_threshold"),
+        *("stage3_max_live_parameters", "stage3_max_reuse_distance"),
+        *("offload_optimizer", "offload_param"),
+    },
+    "aio": {"block_size", "queue_depth", "single_submit", "overlap_events", "thread_count"},
+    "comms_logger": {"enabled", "verbose", "prof_all", "debug"},
+    "wall_clock_breakdown": None,
+    "steps_per_print": None,
+}
+OFFLOAD_SETTINGS = {"pin_memory", "buffer_count", "buffer_size", "max_in_cpu", "fast_init", "ratio"}
+
+
+def world_size() -> int:
+    """Processes of this run, as torchrun or a cluster script says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def build_strategy(config: TrainConfig) -> tuple[Strategy | str, str]:
+    """The strategy for a trainer, and the precision it is to be built with.
+
+    Raises ConfigError for settings the strategy cannot have, or without DeepSpeed.
+    """
+    if config.zero_stage is not None:
+        return _deepspeed(config)
+    if config.deepspeed is not None:
+        raise ConfigError(
+            f"train.deepspeed={config.deepspeed} needs train.strategy=deepspeed_1, deepspeed_2 or "
+            f"deepspeed_3, got {config.strategy}."
+        )
+    if config.strategy == "fsdp":
+        shards = world_size()
+        return ModelParallelStrategy(shards, 1), config.precision
+    if config.strategy == "ddp" or world_size() > 1:
+        return DDPStrategy(gradient_as_bucket_view=True, static_graph=False), config.precision
+    return "auto", config.precision
+
+
+def _deepspeed(config: TrainConfig) -> tuple[Strategy, str]:
+    on_cpu = not wants_gpu(config)
+    strategy_class = _deepspeed_class(on_cpu)
+    settings = deepspeed_settings(config)
+    backend = "gloo" if on_cpu else None
+    # DeepSpeed's own bf16 would put the weights in bfloat16: mixed is autocast here as elsewhere.
+    precision = "32-true" if config.precision == "bf16-mixed" else config.precision
+    return strategy_class(config=settings, process_group_backend=backend), precision
+
+
+def wants_gpu(config: TrainConfig) -> bool:
+    """Whether the run computes on GPUs."""
+    return config.accelerator != "cpu" and torch.cuda.is_available()
+
+
+def deepspeed_settings(config: TrainConfig) -> dict[str, Any]:
+    """The whole configuration for DeepSpeed: the run's, and the machine's from a file."""
+    settings = read_machine_settings(Path(config.deepspeed)) if config.deepspeed else {}
+    zero = {"stage": config.zero_stage, **settings.pop("zero_optimization", {})}
+    for part, key in (("optimizer", "offload_optimizer"), ("parameters", "offload_param")):
+        more = zero.pop(key, {})
+        if config.offload == "parameters" or config.offload == part:
+            zero[key] = {**_offload_device(config), **more}
+    mixed = {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
+    return {
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        **(mixed if config.precision == "bf16-mixed" else {}),
+        **settings,
+    }
+
+
+def _offload_device(config: TrainConfig) -> dict[str, Any]:
+    # Page-locked memory speeds up copies to a GPU; without one there is nothing to copy to.
+    pinned = {"pin_memory": wants_gpu(config)}
+    if config.offload_to == "cpu":
+        return {"device": "cpu", **pinned}
+    return {"device": "nvme", "nvme_path": config.offload_to, **pinned}
+
+
+def read_machine_settings(path: Path) -> dict[str, Any]:
+    """A JSON file for DeepSpeed. Raises ConfigError for what is no machine's business."""
+    try:
+        settings = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"There is no file {path} (train.deepspeed). Examples: launch/deepspeed."
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} (train.deepspeed) is not readable JSON: {error}.") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} (train.deepspeed) must hold an object of settings.")
+    _refuse_more_than(MACHINE_SETTINGS, settings, path, "")
+    zero = settings.get("zero_optimization", {})
+    for key in ("offload_optimizer", "offload_param"):
+        _refuse_more_than(dict.fromkeys(OFFLOAD_SETTINGS), zero.get(key, {}), path, f"{key}.")
+    return settings
+
+
+def _refuse_more_than(
+    allowed: Mapping[str, Any], settings: Mapping[str, Any], path: Path, prefix: str
+) -> None:
+    for key, value in settings.items():
+        if key not in allowed:
+            raise ConfigError(
+                f"{path} (train.deepspeed) sets {prefix}{key}, which is no machine setting: what "
+                "changes the loss stands in the run's config alone. Known: "
+                f"{', '.join(sorted(allowed))}."
+            )
+        inner = allowed[key]
+        if inner is not None:
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{path} (train.deepspeed): {prefix}{key} must be an object.")
+            _refuse_more_than(dict.fromkeys(inner), value, path, f"{prefix}{key}.")
+
+
+def _deepspeed_class(on_cpu: bool) -> type:
+    """DeepSpeedStrategy, for the accelerator. Imports DeepSpeed, which takes seconds."""
+    if on_cpu:
+        # read when deepspeed is first imported
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        os.environ.setdefault("LOCAL_SIZE", os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    try:
+        import deepspeed
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "train.strategy names DeepSpeed, which is not installed. Run: pip install "
+            "'scfm[deepspeed]', or use --set train.strategy=fsdp"
+        ) from error
+    from lightning.pytorch.strategies import DeepSpeedStrategy
+
+    if not on_cpu:
+        return DeepSpeedStrategy
+    # Shared-memory collectives would be compiled on first use, for a fifth of a step's time.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+    class CpuDeepSpeedStrategy(DeepSpeedStrategy):
+        """Lightning's, without its refusal of CPUs: for tests and for trying a run out."""
+
+        def setup_environment(self) -> None:
+            # Lightning tells processes' devices apart by their index, which CPUs lack
+            assert self.parallel_devices is not None
+            n_devices = len(self.parallel_devices)
+            self.parallel_devices = [torch.device("cpu", index) for index in range(n_devices)]
+            DDPStrategy.setup_environment(self)
+
+    return CpuDeepSpeedStrategy
