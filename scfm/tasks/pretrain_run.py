@@ -5,10 +5,11 @@ out  PretrainRun
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
-from scfm.config import load_config
+from scfm.config import load_config, to_mapping
 from scfm.data.soma_address import absolute_address, is_address
 from scfm.errors import ConfigError
 from scfm.model.config import ModelSizes
@@ -20,10 +21,17 @@ from scfm.train.datamodule import LoaderConfig
 from scfm.train.guard import GuardConfig
 from scfm.train.loggers import LoggingConfig
 from scfm.train.optim import OptimConfig
+from scfm.train.processes import is_one_of_several, local_world_size, world_size
 from scfm.train.trainer import TrainConfig
 
-# What may differ when a run goes on: where it runs, never what it computes.
-MACHINE_KEYS = tuple(f"train.{k}" for k in ("accelerator", "devices", "num_nodes", "strategy"))
+# What may differ when a run goes on: where it runs and what is kept of it, never what it computes.
+MACHINE_KEYS = (
+    *("train.accelerator", "train.devices", "train.num_nodes", "train.strategy"),
+    *("train.offload", "train.offload_to", "train.deepspeed", "train.recompute", "train.compile"),
+    *(f"checkpoints.{f.name}" for f in fields(CheckpointConfig)),
+    *(f"logging.{f.name}" for f in fields(LoggingConfig)),
+    "loader.prefetch",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +56,56 @@ class PretrainRun:
             raise ValueError(f"seed must be from 0 to 4294967295, got {self.seed}")
 
 
+def asked_for(config: str | None, data: Sequence[str], overrides: Sequence[str]) -> PretrainRun:
+    """The run that a command asks for: a config's name or path, count files, ``a.b=c``."""
+    run = load_config(PretrainRun, config or "scfm-tiny", overrides)
+    return replace(run, data=tuple(data)) if data else run
+
+
 def read_run(out: Path, overrides: Sequence[str] = ()) -> PretrainRun:
     """The settings a run was started with."""
     path = out / "config.yaml"
     if not path.exists():
         raise ConfigError(f"{out} is no run folder: it has no config.yaml. Check --out.")
     return load_config(PretrainRun, str(path), overrides)
+
+
+def moved(out: Path, asked: PretrainRun) -> PretrainRun:
+    """The run in ``out`` on the machine that ``asked`` names, and with its checkpoints and logging.
+
+    Raises ConfigError where ``asked`` differs in anything else; no data is no difference.
+    """
+    recorded = read_run(out)
+    asked = replace(absolute(asked), data=absolute(asked).data or recorded.data)
+    was, wanted = _flat(recorded), _flat(asked)
+    changed = [k for k in was if was[k] != wanted[k] and k not in MACHINE_KEYS]
+    if changed:
+        words = "; ".join(f"{k} is {was[k]} in {out}, asked is {wanted[k]}" for k in changed)
+        raise ConfigError(
+            "--resume goes on with the run as it was configured, and what the command asks would "
+            f"change it: {words}. Leave that out, or start another run with another --out. Only "
+            "the machine may differ (train.devices, train.strategy, ...), checkpoints.*, logging.* "
+            "and loader.prefetch."
+        )
+    return asked
+
+
+def _flat(run: PretrainRun) -> dict[str, Any]:
+    """Values by their dotted keys, as --set writes them."""
+    found: dict[str, Any] = {}
+    for key, value in to_mapping(run).items():
+        is_section = isinstance(value, dict)
+        found |= {f"{key}.{k}": v for k, v in value.items()} if is_section else {key: value}
+    return found
+
+
+def on_these_processes(run: PretrainRun) -> PretrainRun:
+    """The run on as many processes as there are: torchrun's numbers, where it started this one."""
+    if not is_one_of_several():
+        return run
+    devices = local_world_size()
+    numbers = {"devices": devices, "num_nodes": world_size() // devices}
+    return replace(run, train=replace(run.train, **numbers))
 
 
 def absolute(run: PretrainRun) -> PretrainRun:
