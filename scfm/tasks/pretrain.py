@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 from scfm.config import to_mapping, to_yaml
 from scfm.data.write import atomic_path, make_folder
 from scfm.errors import ConfigError
+from scfm.model.flops import batch_flops
 from scfm.model.pretrained import ScfmModel, save_model
 from scfm.tasks.pretrain_module import METRICS, PretrainModule
 from scfm.tasks.pretrain_run import MACHINE_KEYS, PretrainRun, absolute, read_run
@@ -26,7 +28,7 @@ from scfm.tokens.vocab import GeneVocab
 from scfm.train.callbacks import build_callbacks
 from scfm.train.checkpoint import checkpoints, latest_checkpoint
 from scfm.train.datamodule import CellDataModule
-from scfm.train.loggers import CsvMetrics, wandb_logger
+from scfm.train.loggers import CsvMetrics, tensorboard_logger, wandb_logger
 from scfm.train.trainer import build_trainer, quiet_lightning
 from scfm.version import __version__
 
@@ -101,7 +103,9 @@ def _fit(
                 out,
                 run.train,
                 run.checkpoints,
+                run.guard,
                 run.logging,
+                flops=partial(batch_flops, run.model),
                 resume_command=f"scfm pretrain --out {out} --resume",
             ),
         )
@@ -116,9 +120,12 @@ def _loggers(run: PretrainRun, out: Path, checkpoint: Path | None) -> list[Logge
     metrics = CsvMetrics(out / "metrics.csv", METRICS)
     step = int(checkpoint.stem.split("=")[1]) if checkpoint else 0
     metrics.start(at_step=step)
-    if run.logging.wandb == "off":
-        return [metrics]
-    return [metrics, wandb_logger(out, run.logging, to_mapping(run))]
+    loggers: list[Logger] = [metrics]
+    if run.logging.tensorboard:
+        loggers.append(tensorboard_logger(out, at_step=step))
+    if run.logging.wandb != "off":
+        loggers.append(wandb_logger(out, run.logging, to_mapping(run)))
+    return loggers
 
 
 def _provenance(run: PretrainRun, out: Path, trainer: L.Trainer, seconds: float) -> dict[str, Any]:

@@ -17,17 +17,21 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from scfm.batch import CellBatch
 from scfm.model.attention import Packing
 from scfm.model.pretrained import ScfmModel
+from scfm.objectives.parts import PARTS, part_means, part_sums
 from scfm.objectives.regression import mean_squared_error
 from scfm.train.datamodule import MicroBatch
-from scfm.train.gradients import engine_gradient_norm, gradient_norm
+from scfm.train.gradients import engine_gradient_norm, gradient_norm, undivided
+from scfm.train.loggers import is_logged, log_row
 from scfm.train.optim import OptimConfig, build_optimizer
 from scfm.train.sharding import is_sharded, shard
 
 LOSSES = ("loss", "loss_query", "loss_cell")
-METRICS = [
-    *LOSSES,
-    *("lr", "gradient_norm", "cells_per_s", "tokens_per_s"),
-    *("val_loss", "val_loss_query", "val_loss_cell", "val_loss_expressed", "val_loss_zero"),
+LOSS_COLUMNS = [*LOSSES, *(f"loss_{part}" for part in PARTS)]
+METRICS = [  # docs/training_numbers.md defines each
+    *LOSS_COLUMNS,
+    *("lr", "gradient_norm", "spike", "skipped"),
+    *("cells_per_s", "tokens_per_s", "mfu", "data_wait", "memory_peak"),
+    *(f"val_{name}" for name in LOSS_COLUMNS),
 ]
 
 
@@ -48,7 +52,10 @@ class PretrainModule(L.LightningModule):
     def __init__(self, model: ScfmModel, objective: ObjectiveConfig, optim: OptimConfig):
         super().__init__()
         self.model, self.objective, self.optim = model, objective, optim
-        self.so_far: torch.Tensor | int = 0  # losses of the step's micro-batches, summed
+        # summed over the step's micro-batches: weighted losses, then what the parts' means are of
+        self.so_far: torch.Tensor | int = 0
+        self.held_out_parts = torch.zeros(2, len(PARTS))
+        self.step_parts: dict[str, float] = {}
 
     def configure_model(self) -> None:
         """Shard the weights where the strategy asks for it; Lightning may call this twice."""
@@ -66,6 +73,7 @@ class PretrainModule(L.LightningModule):
             **{"loss": loss, "loss_query": query, "loss_cell": cell},
             "squared_error": (by_query.float() - target).square().detach(),
             "is_expressed": target > 0,
+            "cell_of": cell_of,
         }
 
     def _cell_of_targets(self, cells: CellBatch) -> torch.Tensor:
@@ -73,28 +81,59 @@ class PretrainModule(L.LightningModule):
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> torch.Tensor:
         found = self.losses(batch.cells)
+        if self._is_shown:
+            self._add_up(found, batch, batch_idx)
         # A step's loss, and its gradient, is the mean over all of its cells. Lightning takes the
         # mean over micro-batches and processes, whose numbers of cells may differ: hence weights.
-        parts = batch.weight * torch.stack([found[name].detach() for name in LOSSES])
-        self.so_far = parts + (self.so_far if batch_idx % self._accumulate else 0)
+        return batch.weight * found["loss"] * undivided(self)
+
+    @property
+    def _is_shown(self) -> bool:
+        """Whether the optimiser step being made is logged, or the last: what others show of it."""
+        is_last = self.trainer.global_step + 1 == self.trainer.max_steps
+        return is_last or self.trainer._logger_connector.should_update_logs
+
+    def _add_up(self, found: dict[str, torch.Tensor], batch: MicroBatch, batch_idx: int) -> None:
+        """Losses of a step's micro-batches; at its last one, over all processes, and logged."""
+        losses = batch.weight * torch.stack([found[name].detach() for name in LOSSES])
+        parts = self._part_sums(found, batch.cells)
+        if batch.n_cells == 0:  # the cell it looks at counts where it is at home
+            parts = torch.zeros_like(parts)
+        both = torch.cat([losses.float(), parts.flatten()])
+        self.so_far = both + (self.so_far if batch_idx % self._accumulate else 0)
         if (batch_idx + 1) % self._accumulate == 0:
-            for name, value in zip(LOSSES, self.so_far / self._accumulate, strict=True):
-                self.log(name, value, sync_dist=self.trainer.world_size > 1)
-        return batch.weight * found["loss"]
+            self._log_losses(self.so_far)
+
+    def _log_losses(self, both: torch.Tensor) -> None:
+        if self.trainer.world_size > 1:
+            both = self.trainer.strategy.reduce(both, reduce_op="sum")
+        losses, parts = both.split([len(LOSSES), 2 * len(PARTS)])
+        mean = losses / (self._accumulate * self.trainer.world_size)
+        for name, value in zip(LOSSES, mean, strict=True):
+            self.log(name, value)
+        self.step_parts = part_means(parts.unflatten(0, (2, -1)))
+
+    def _part_sums(self, found: dict[str, torch.Tensor], cells: CellBatch) -> torch.Tensor:
+        return part_sums(
+            found["squared_error"], found["is_expressed"], found["cell_of"], cells.library_size
+        )
 
     @property
     def _accumulate(self) -> int:
         return self.trainer.accumulate_grad_batches
 
+    def on_validation_epoch_start(self) -> None:
+        self.held_out_parts = torch.zeros(2, len(PARTS), device=self.device)
+
     def validation_step(self, cells: CellBatch, batch_idx: int) -> None:
         found = self.losses(cells)
-        error, is_expressed = found["squared_error"], found["is_expressed"]
-        shown = {name: found[name] for name in LOSSES}
-        shown["loss_expressed"] = error[is_expressed].mean()
-        if not is_expressed.all():
-            shown["loss_zero"] = error[~is_expressed].mean()
-        for name, value in shown.items():
-            self.log(f"val_{name}", value, batch_size=cells.n_cells)
+        for name in LOSSES:
+            self.log(f"val_{name}", found[name], batch_size=cells.n_cells)
+        self.held_out_parts = self.held_out_parts + self._part_sums(found, cells)
+
+    def on_validation_epoch_end(self) -> None:
+        for part, mean in part_means(self.held_out_parts).items():
+            self.log(f"val_loss_{part}", mean)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.trainer._logger_connector.should_update_logs:
@@ -104,6 +143,8 @@ class PretrainModule(L.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: MicroBatch, batch_idx: int) -> None:
         if self.trainer._logger_connector.should_update_logs:
             self._log_gradient_norm(engine_gradient_norm(self))
+        if is_logged(self.trainer, batch_idx):
+            log_row(self.trainer, {f"loss_{k}": v for k, v in self.step_parts.items()})
 
     def _log_gradient_norm(self, norm: torch.Tensor | None) -> None:
         if norm is not None:

@@ -9,10 +9,13 @@ from pathlib import Path
 import lightning.pytorch as L
 
 from scfm.train.checkpoint import CheckpointConfig, StepCheckpoint
-from scfm.train.loggers import LoggingConfig
+from scfm.train.guard import FiniteGuard, GuardConfig
+from scfm.train.host_batch import HostBatches
+from scfm.train.loggers import LoggingConfig, LogSteps
 from scfm.train.progress import StepProgress
+from scfm.train.spikes import LossSpikes
 from scfm.train.stopping import StopOnRequest
-from scfm.train.throughput import Throughput
+from scfm.train.throughput import Flops, Throughput
 from scfm.train.trainer import TrainConfig
 
 
@@ -20,13 +23,24 @@ def build_callbacks(
     run: Path,
     train: TrainConfig,
     checkpoints: CheckpointConfig,
+    guard: GuardConfig,
     logging: LoggingConfig,
     *,
+    flops: Flops | None = None,
     resume_command: str,
 ) -> list[L.Callback]:
-    """Throughput, progress, checkpoints, stopping on request."""
+    """Throughput, guards, progress, checkpoints, stopping on request.
+
+    ``flops`` are the operations of a training step, for the utilisation. Raises ConfigError for a
+    guard that the strategy cannot have.
+    """
+    batches = HostBatches()
     return [
-        Throughput(),
+        LogSteps(),
+        batches,
+        Throughput(batches, flops, train.precision, logging.peak_tflops),
+        FiniteGuard(run, batches, guard, train.strategy),
+        LossSpikes(guard.spike_sigmas),
         StepProgress(train.steps, logging.every_n_steps),
         StepCheckpoint(run, checkpoints.every_n_steps, checkpoints.keep_last),
         StopOnRequest(run, resume_command),

@@ -1,7 +1,10 @@
-"""A run's numbers -> metrics.csv, and to wandb where asked for.
+"""A run's numbers -> metrics.csv, and to TensorBoard and wandb where asked for.
 
 in   named scalars at a step
 out  RUN/metrics.csv, one row a logged step; nothing of an earlier part of the run is lost
+
+All of them count optimiser steps done. Lightning's own count is one behind, and one off after some
+resumes; ``LogSteps`` mends both.
 """
 
 import csv
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
+import lightning.pytorch as L
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -32,9 +36,51 @@ class LoggingConfig:
     def __post_init__(self) -> None:
         if self.every_n_steps < 1:
             raise ValueError(f"logging.every_n_steps must be at least 1, got {self.every_n_steps}")
+        if self.peak_tflops is not None and not 0 < self.peak_tflops < math.inf:
+            raise ValueError(f"logging.peak_tflops must be positive, got {self.peak_tflops}")
 
 
-class CsvMetrics(Logger):
+class CountsSteps:
+    """A logger that is told how many optimiser steps are done."""
+
+    steps_done: Callable[[], int] = staticmethod(lambda: 0)  # the trainer's, once there is one
+
+
+class LogSteps(L.Callback):
+    """Which steps are logged, and as which: by the optimiser steps done alone.
+
+    First among the callbacks: the others ask it, by ``is_logged``.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, CountsSteps):
+                logger.steps_done = lambda: trainer.global_step
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Lightning adds one too many when it resumes from a checkpoint that was saved between two
+        # batches: rows would then be taken at other steps than those of a run never stopped.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
+def is_logged(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether this micro-batch is the last of an optimiser step whose numbers are logged."""
+    is_last = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    return is_last and trainer._logger_connector.should_update_logs
+
+
+def log_row(trainer: L.Trainer, numbers: Mapping[str, float]) -> None:
+    """Numbers that not every row has, after the step they are of.
+
+    Lightning writes what a module once logged into every later row, where it was not logged again.
+    """
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(numbers), step=trainer.global_step)
+
+
+class CsvMetrics(CountsSteps, Logger):
     """metrics.csv with fixed columns; a cell is empty where a number was not taken at that step.
 
     ``step`` counts optimiser steps done. When a run resumes at step N, rows after N (written but
@@ -43,7 +89,6 @@ class CsvMetrics(Logger):
 
     def __init__(self, path: Path, columns: list[str]):
         super().__init__()
-        self.steps_done: Callable[[], int] = lambda: 0  # the trainer's, once there is one
         self.path, self.columns = path, ["step", *columns]
         self.row: dict[str, Any] = {}
         self.row_start = 0  # where in the file the row begins that may still gain numbers
@@ -94,20 +139,56 @@ def read_metrics(path: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if None not in row.values()]
 
 
+def tensorboard_logger(run: Path, at_step: int) -> Logger:
+    """TensorBoard's files in RUN/tensorboard; rows beyond ``at_step`` are hidden on a resume.
+
+    Raises ConfigError without tensorboard.
+    """
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    class StepTensorBoard(CountsSteps, TensorBoardLogger):
+        @rank_zero_only
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            super().log_metrics(_without_epoch(metrics), self.steps_done())
+
+        @rank_zero_only
+        def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+            """The run's config.yaml says it all."""
+
+        @rank_zero_only
+        def save(self) -> None:
+            self.experiment.flush()
+
+    try:
+        return StepTensorBoard(
+            save_dir=str(run),
+            name="tensorboard",
+            version="",
+            purge_step=at_step + 1 if at_step else None,
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "logging.tensorboard is true, but tensorboard is not installed. Run: pip install "
+            "tensorboard"
+        ) from error
+
+
 def wandb_logger(run: Path, config: LoggingConfig, settings: Mapping[str, Any]) -> Logger:
     """A wandb logger whose run id survives a resume. Raises ConfigError without wandb."""
-    try:
-        from lightning.pytorch.loggers import WandbLogger
+    from lightning.pytorch.loggers import WandbLogger
 
-        id_file = run / "wandb_id.txt"
-        if not id_file.exists():
-            id_file.write_text(uuid4().hex[:8])
-        return WandbLogger(
+    class StepWandb(CountsSteps, WandbLogger):
+        @rank_zero_only
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            super().log_metrics(_without_epoch(metrics), self.steps_done())
+
+    try:
+        return StepWandb(
             name=run.name,
             save_dir=str(run),
             project=config.wandb_project,
             offline=config.wandb == "offline",
-            id=id_file.read_text(),
+            id=_wandb_id(run / "wandb_id.txt"),
             resume="allow",
             config=dict(settings),
         )
@@ -115,6 +196,21 @@ def wandb_logger(run: Path, config: LoggingConfig, settings: Mapping[str, Any]) 
         raise ConfigError(
             "logging.wandb is set, but wandb is not installed. Run: pip install 'scfm[wandb]'"
         ) from error
+
+
+def _wandb_id(file: Path) -> str | None:
+    """The run's id, made once. Only the first process talks to wandb; others need none."""
+    if rank_zero_only.rank != 0:
+        return None
+    if not file.exists():
+        with atomic_path(file) as temporary:
+            temporary.write_text(uuid4().hex[:8])
+    return file.read_text()
+
+
+def _without_epoch(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without Lightning's count of epochs: a run is one of them, whatever the data's size."""
+    return {name: value for name, value in metrics.items() if name != "epoch"}
 
 
 def _short(value: Any) -> Any:

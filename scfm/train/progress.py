@@ -11,6 +11,15 @@ import lightning.pytorch as L
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+NUMBERS = (
+    ("loss", "loss", ".4f"),
+    ("val_loss", "val_loss", ".4f"),
+    ("cells_per_s", "cells/s", ",.0f"),
+    ("tokens_per_s", "useful tokens/s", ",.0f"),
+    ("mfu", "mfu", ".1%"),
+    ("data_wait", "data wait", ".1%"),
+)
+
 
 class StepProgress(L.Callback):
     """A bar on a terminal, a plain line every ``every_n_steps`` elsewhere; both on stderr."""
@@ -42,6 +51,8 @@ class StepProgress(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
         step = trainer.global_step
         if self.bar is not None:
             self.bar.update(self.task, completed=step)
@@ -61,13 +72,6 @@ class StepProgress(L.Callback):
 
 
 def _numbers(metrics: Any) -> str:
-    parts = []
-    for key, label, form in (
-        ("loss", "loss", ".4f"),
-        ("val_loss", "val_loss", ".4f"),
-        ("cells_per_s", "cells/s", ",.0f"),
-        ("tokens_per_s", "useful tokens/s", ",.0f"),
-    ):
-        if key in metrics:
-            parts.append(f"{label} {float(metrics[key]):{form}}")
-    return "  ".join(parts)
+    return "  ".join(
+        f"{label} {float(metrics[key]):{form}}" for key, label, form in NUMBERS if key in metrics
+    )
