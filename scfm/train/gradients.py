@@ -24,10 +24,20 @@ def gradient_norm(module: L.LightningModule) -> Tensor | None:
 
 
 def engine_gradient_norm(module: L.LightningModule) -> Tensor | None:
-    """The norm that DeepSpeed found in the step just made; None for other strategies."""
+    """The norm that DeepSpeed found in its last step; None before it, and for other strategies."""
     if not is_deepspeed(module):
         return None
-    return torch.as_tensor(module.trainer.model.get_global_grad_norm())  # pyright: ignore
+    norm = module.trainer.model.get_global_grad_norm()  # pyright: ignore
+    return None if norm is None else torch.as_tensor(norm)
+
+
+def undivided(module: L.LightningModule) -> int:
+    """What to multiply a micro-batch's loss by, so that its gradient is divided once.
+
+    Lightning divides it by the number of accumulated micro-batches, and DeepSpeed does so again:
+    its gradients would be too small by that factor, and clipping too lenient.
+    """
+    return module.trainer.accumulate_grad_batches if is_deepspeed(module) else 1
 
 
 def is_deepspeed(module: L.LightningModule) -> bool:

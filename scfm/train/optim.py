@@ -64,14 +64,21 @@ def lr_share(step: int, warmup_steps: int, total_steps: int, final_share: float)
 
 
 def build_optimizer(
-    module: nn.Module, config: OptimConfig, total_steps: int
+    module: nn.Module, config: OptimConfig, total_steps: int, *, offloaded: bool = False
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
-    """AdamW and its schedule, to be stepped once an optimiser step."""
-    optimizer = torch.optim.AdamW(
-        parameter_groups(module, config.weight_decay),
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-    )
+    """AdamW and its schedule, to be stepped once an optimiser step.
+
+    ``offloaded`` takes DeepSpeed's AdamW for states in host memory, which is compiled when it is
+    first used; its steps equal torch's to rounding.
+    """
+    groups = parameter_groups(module, config.weight_decay)
+    betas = (config.beta1, config.beta2)
+    if offloaded:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        optimizer = DeepSpeedCPUAdam(groups, lr=config.lr, betas=betas, adamw_mode=True)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=betas)
     warmup = min(config.warmup_steps, total_steps // 2)
     schedule = LambdaLR(
         optimizer, lambda step: lr_share(step, warmup, total_steps, config.final_lr_share)

@@ -77,6 +77,12 @@ def _deepspeed(config: TrainConfig) -> tuple[Strategy, str]:
     return strategy_class(config=settings, process_group_backend=backend), precision
 
 
+def offloads_optimizer(strategy: Strategy) -> bool:
+    """Whether the optimiser's states lie outside device memory."""
+    settings = getattr(strategy, "config", None) or {}
+    return "offload_optimizer" in settings.get("zero_optimization", {})
+
+
 def wants_gpu(config: TrainConfig) -> bool:
     """Whether the run computes on GPUs."""
     return config.accelerator != "cpu" and torch.cuda.is_available()
