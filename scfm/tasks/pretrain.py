@@ -6,6 +6,7 @@ out  RUN/ with config.yaml, data.json, metrics.csv, checkpoints/ and model/
 
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,17 +19,24 @@ from lightning.pytorch.loggers import Logger
 
 from scfm.config import to_mapping, to_yaml
 from scfm.data.write import atomic_path, make_folder
-from scfm.errors import ConfigError
+from scfm.errors import ConfigError, ScfmWarning
 from scfm.model.flops import batch_flops
 from scfm.model.pretrained import ScfmModel, save_model
 from scfm.tasks.pretrain_module import METRICS, PretrainModule
-from scfm.tasks.pretrain_run import MACHINE_KEYS, PretrainRun, absolute, read_run
+from scfm.tasks.pretrain_run import (
+    PretrainRun,
+    absolute,
+    moved,
+    on_these_processes,
+    read_run,
+)
 from scfm.tasks.run_data import RunData, open_data, record_data, require_same_data
 from scfm.tokens.vocab import GeneVocab
 from scfm.train.callbacks import build_callbacks
 from scfm.train.checkpoint import checkpoints, latest_checkpoint
 from scfm.train.datamodule import CellDataModule
 from scfm.train.loggers import CsvMetrics, tensorboard_logger, wandb_logger
+from scfm.train.processes import decided_by_first, rank
 from scfm.train.trainer import build_trainer, quiet_lightning
 from scfm.version import __version__
 
@@ -37,9 +45,9 @@ def pretrain(run: PretrainRun, out: Path, *, vocab: GeneVocab | None = None) -> 
     """Train from scratch in a new run folder; returns the folder of the exported model.
 
     Raises ConfigError where ``out`` already holds a run, InputError for unusable data, and
-    Interrupted, with a checkpoint written, when stopped by Ctrl-C or SIGTERM.
+    Interrupted, with a checkpoint written, when stopped by Ctrl-C, SIGTERM or SIGUSR1.
     """
-    if checkpoints(out) or (out / "model").exists():
+    if decided_by_first(lambda: bool(checkpoints(out)) or _is_finished(out)):
         raise ConfigError(
             f"{out} already holds a run. Go on with it: scfm pretrain --out {out} --resume; or "
             "give another --out."
@@ -49,30 +57,54 @@ def pretrain(run: PretrainRun, out: Path, *, vocab: GeneVocab | None = None) -> 
     make_folder(out)
     vocab = vocab or GeneVocab.human()
     data = open_data(run, vocab)
-    with atomic_path(out / "config.yaml") as temporary:
-        temporary.write_text(to_yaml(absolute(run)))
-    record_data(run, out, data, vocab)
-    return _fit(run, out, vocab, data, checkpoint=None)
+    if rank() == 0:
+        _record(run, out, data, vocab)
+    return _fit(on_these_processes(run), out, vocab, data, checkpoint=None)
 
 
-def resume(out: Path, overrides: Sequence[str] = ()) -> Path:
+def resume(out: Path, overrides: Sequence[str] = (), *, asked: PretrainRun | None = None) -> Path:
     """Go on with a run from its newest whole checkpoint, on the data it was started with.
 
-    ``overrides`` may move it to another machine or number of processes (``MACHINE_KEYS``).
-    Raises ConfigError for any other key, and where ``out`` is no run; InputError where the data
-    is gone or has changed.
+    It may move to another machine or number of processes (``MACHINE_KEYS``): by ``overrides`` of
+    its own config, or by ``asked``, the whole run as a start has it. Then it begins where there is
+    no run yet. One without a checkpoint begins again, as recorded; a finished one stays as it is.
+    Each is said with a ScfmWarning. Raises ConfigError for a change of any other key, and where
+    ``out`` is no run and nothing is asked; InputError where the data is gone or has changed.
     """
-    for override in overrides:
-        if override.partition("=")[0] not in MACHINE_KEYS:
-            raise ConfigError(
-                f"--resume goes on with the run as it was configured; --set {override} would "
-                f"change it. Only {', '.join(MACHINE_KEYS)} may be set."
-            )
-    run = read_run(out, overrides)
-    checkpoint = latest_checkpoint(out)
-    manifests = require_same_data(run, out)
+    if asked and not decided_by_first(lambda: (out / "config.yaml").exists()):
+        warnings.warn(f"{out} holds no run yet: it begins.", ScfmWarning, stacklevel=2)
+        return pretrain(asked, out)
+    run = on_these_processes(moved(out, asked or read_run(out, overrides)))
+    if decided_by_first(lambda: _is_finished(out)):
+        warnings.warn(f"The run in {out} is finished already.", ScfmWarning, stacklevel=2)
+        return out / "model"
+    found, manifests = decided_by_first(
+        lambda: (_newest_checkpoint(out), require_same_data(run, out))
+    )
     vocab = GeneVocab.load(out / "vocab.tsv")
-    return _fit(run, out, vocab, open_data(run, vocab, manifests), checkpoint)
+    data = open_data(run, vocab, manifests)
+    return _fit(run, out, vocab, data, Path(found) if found else None)
+
+
+def _is_finished(out: Path) -> bool:
+    return (out / "model").exists()
+
+
+def _newest_checkpoint(out: Path) -> str | None:
+    if checkpoints(out):
+        return str(latest_checkpoint(out))
+    warnings.warn(
+        f"{out} has no checkpoint yet: the run begins again at step 0.", ScfmWarning, stacklevel=2
+    )
+    return None
+
+
+def _record(run: PretrainRun, out: Path, data: RunData, vocab: GeneVocab) -> None:
+    """What the run is made of; config.yaml last, since with it the folder is a run."""
+    record_data(run, out, data, vocab)
+    resolved = run if run.train.devices == "auto" else on_these_processes(run)
+    with atomic_path(out / "config.yaml") as temporary:
+        temporary.write_text(to_yaml(absolute(resolved)))
 
 
 def _fit(
