@@ -116,13 +116,13 @@ class Vote:
 
     def __init__(self) -> None:
         self.group = dist.new_group(backend="gloo")
-        self.any_yes = torch.zeros(1, dtype=torch.int32)
+        self.any_yes = torch.zeros(1, dtype=torch.int32, device="cpu")
         self.under_way: Any = None
 
     def __call__(self, yes: bool) -> bool:
         """Cast this call's vote; the result of the last call's."""
         result = self.result()
-        self.any_yes = torch.tensor([int(yes)], dtype=torch.int32)
+        self.any_yes = torch.tensor([int(yes)], dtype=torch.int32, device="cpu")
         self.under_way = dist.all_reduce(
             self.any_yes, dist.ReduceOp.MAX, group=self.group, async_op=True
         )

@@ -1,0 +1,121 @@
+"""Stopping on request: which signals, how often, and how processes agree."""
+
+import os
+import signal
+from dataclasses import replace
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.distributed as dist
+
+from scfm.errors import Interrupted
+from scfm.tasks.pretrain import pretrain
+from scfm.tasks.pretrain_run import PretrainRun
+from scfm.train.checkpoint import CheckpointConfig, checkpoints
+from scfm.train.datamodule import LoaderConfig
+from scfm.train.optim import OptimConfig
+from scfm.train.progress import StepProgress
+from scfm.train.stopping import Vote
+from scfm.train.trainer import TrainConfig
+from tests.toys import SIZES, toy_counts, toy_vocab
+
+
+@pytest.fixture
+def run(tmp_path, rng) -> PretrainRun:
+    vocab = toy_vocab()
+    anndata.AnnData(
+        toy_counts(rng, 50, vocab.n_genes).astype(np.float32),
+        var=pd.DataFrame(index=list(vocab.symbols)),
+        obs=pd.DataFrame(index=[f"c{i}" for i in range(50)]),
+    ).write_h5ad(tmp_path / "cells.h5ad")
+    return PretrainRun(
+        data=(str(tmp_path / "cells.h5ad"),),
+        model=SIZES,
+        loader=LoaderConfig(batch_size=8, held_out_share=0.2),
+        optim=OptimConfig(warmup_steps=2),
+        train=TrainConfig(steps=6, validate_every=6, accelerator="cpu"),
+        checkpoints=CheckpointConfig(every_n_steps=100),
+        logging=replace(PretrainRun().logging, every_n_steps=1),
+    )
+
+
+def after_step(monkeypatch, step: int, act) -> None:
+    """Do something while ``step`` ends."""
+    original = StepProgress.on_train_batch_end
+
+    def hook(self, trainer, *args):
+        original(self, trainer, *args)
+        if trainer.global_step == step:
+            act()
+
+    monkeypatch.setattr(StepProgress, "on_train_batch_end", hook)
+
+
+def send(*numbers: int):
+    return lambda: [signal.raise_signal(number) for number in numbers]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [signal.SIGINT],
+        [signal.SIGTERM],
+        [signal.SIGUSR1],
+        [signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM],  # a cluster's, by two ways
+    ],
+    ids=lambda sent: "+".join(number.name for number in sent),
+)
+def test_signal_stops_with_a_checkpoint(run, tmp_path, monkeypatch, capsys, sent):
+    before = [signal.getsignal(number) for number in sent]
+    after_step(monkeypatch, 2, send(*sent))
+    with pytest.raises(Interrupted, match=r"at step 2 .* Go on with: scfm pretrain .* --resume"):
+        pretrain(run, tmp_path / "run", vocab=toy_vocab())
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["step=2.ckpt"]
+    assert capsys.readouterr().err.count("Stopping after this step") == 1
+    assert [signal.getsignal(number) for number in sent] == before
+
+
+def test_second_ctrl_c_stops_at_once(run, tmp_path, monkeypatch):
+    after_step(monkeypatch, 2, send(signal.SIGINT, signal.SIGINT))
+    with pytest.raises(Interrupted, match=r"at once.* Go on with: .* --resume"):
+        pretrain(run, tmp_path / "run", vocab=toy_vocab())
+    assert checkpoints(tmp_path / "run") == []
+
+
+def test_process_whose_launcher_was_killed_stops(run, tmp_path, monkeypatch):
+    """It has another parent then; without a launcher a change of parent means nothing."""
+    real = os.getppid()
+    for name, is_launched in (("alone", False), ("launched", True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(dist, "is_torchelastic_launched", lambda launched=is_launched: launched)
+            after_step(patch, 2, lambda p=patch: p.setattr(os, "getppid", lambda: real + 1))
+            if is_launched:
+                with pytest.raises(Interrupted, match="at step 2 "):
+                    pretrain(run, tmp_path / name, vocab=toy_vocab())
+            else:
+                pretrain(run, tmp_path / name, vocab=toy_vocab())
+
+
+@pytest.fixture
+def group():
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    yield
+    dist.destroy_process_group()
+
+
+def test_vote_answers_one_call_late(group):
+    vote, asked = Vote(), [False, True, False, False]
+    assert [vote(yes) for yes in asked] == [False, *asked[:-1]]
+    assert vote.result() is asked[-1]
+    assert vote.result() is False  # nothing under way
+
+
+def test_vote_is_on_the_cpu(group):
+    """So it never waits for a GPU, whatever the default device."""
+    with torch.device("meta"):
+        vote = Vote()
+        assert [vote(True), vote(False)] == [False, True]
