@@ -24,6 +24,7 @@ from scfm.train.gradients import engine_gradient_norm, gradient_norm, undivided
 from scfm.train.loggers import is_logged, log_row
 from scfm.train.optim import OptimConfig, build_optimizer
 from scfm.train.sharding import is_sharded, shard
+from scfm.train.strategy import offloads_optimizer
 
 LOSSES = ("loss", "loss_query", "loss_cell")
 LOSS_COLUMNS = [*LOSSES, *(f"loss_{part}" for part in PARTS)]
@@ -152,7 +153,10 @@ class PretrainModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer, schedule = build_optimizer(
-            self, self.optim, int(self.trainer.estimated_stepping_batches)
+            self,
+            self.optim,
+            int(self.trainer.estimated_stepping_batches),
+            offloaded=offloads_optimizer(self.trainer.strategy),
         )
         return {
             "optimizer": optimizer,
