@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -124,13 +124,18 @@ def _signals_to_workers(agent: Any) -> Iterator[None]:
                 os.kill(pid, number)
 
     # nohup lets a run outlive its terminal by having this signal ignored: so it stays
-    ours = [n for n in FORWARDED if signal.getsignal(n) != signal.SIG_IGN]
-    before = {number: signal.signal(number, forward) for number in ours}
+    with _handled([n for n in FORWARDED if signal.getsignal(n) != signal.SIG_IGN], forward):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(numbers: Iterable[int], handler: Callable[..., object]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
 
 
 def _exit_code(failures: dict[int, Any], n_processes: int) -> int:
@@ -156,22 +161,17 @@ def one_voice() -> Iterator[None]:
     """
     from scfm.train.processes import rank
 
-    before = signal.signal(signal.SIGUSR1, _stop)
-    try:
-        if rank() == 0:
-            yield
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ScfmWarning)
-                yield
-    except typer.Exit:
-        raise
-    except Exception as error:
+    with _handled([signal.SIGUSR1], _stop), warnings.catch_warnings():
         if rank():
-            _leave_it_to_the_first(error)
-        raise
-    finally:
-        signal.signal(signal.SIGUSR1, before)
+            warnings.simplefilter("ignore", ScfmWarning)
+        try:
+            yield
+        except typer.Exit:
+            raise
+        except Exception as error:
+            if rank():
+                _leave_it_to_the_first(error)
+            raise
 
 
 def _stop(*_: object) -> None:
@@ -185,12 +185,9 @@ def _leave_it_to_the_first(error: Exception) -> None:
     def leave(*_: object) -> None:
         raise typer.Exit(2)
 
-    for number in FORWARDED:
-        signal.signal(number, leave)
-    if isinstance(error, AnotherSaysWhy):
-        time.sleep(PATIENCE_WITH_ALL)
-    else:
-        # Interrupted: by a signal of its own, whose sender may be waiting
-        time.sleep(1 if isinstance(error, Interrupted) else PATIENCE)
+    # Interrupted: by a signal of its own, whose sender may be waiting
+    seconds = 1 if isinstance(error, Interrupted) else PATIENCE
+    with _handled(FORWARDED, leave):
+        time.sleep(PATIENCE_WITH_ALL if isinstance(error, AnotherSaysWhy) else seconds)
     if isinstance(error, Interrupted):
         raise typer.Exit(2) from error

@@ -2,17 +2,22 @@
 
 import json
 import re
+import shlex
 import subprocess
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import typer.main
 import yaml
 
+from scfm.cli.app import app
+from scfm.config import load_config
 from scfm.tasks.pretrain_run import MACHINE_KEYS, PretrainRun
 from scfm.train.strategy import read_machine_settings
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
+GUIDES = [LAUNCH / "README.md", LAUNCH.parent / "docs" / "clusters.md"]
 SCRIPTS = [LAUNCH / name for name in ("torchrun.sh", "torchrun_nodes.sh", "slurm.sbatch")]
 MANIFEST = LAUNCH / "jobset.yaml"
 SETTINGS = sorted((LAUNCH / "deepspeed").glob("*.json"))
@@ -88,3 +93,39 @@ def test_manifest_starts_one_torchrun_a_machine():
     assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
     to_stop = {e["name"]: e["value"] for e in container["env"]}["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"]
     assert pod["terminationGracePeriodSeconds"] > int(to_stop)
+
+
+def commands() -> list[list[str]]:
+    """What the guides tell a reader to type, without what starts it."""
+    found = []
+    for path in GUIDES:
+        text = path.read_text()
+        blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.S)
+        inline = re.findall(r"`([^`\n]+)`", text)
+        lines = [line for block in blocks for line in block.splitlines()] + inline
+        found += [shlex.split(line) for line in lines if line.count(" ") > 1]
+    return [words for words in found if words[0] in ("scfm", "torchrun") and "..." not in words]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_in_the_guides_are_understood(words):
+    _, _, arguments = " ".join(words).partition("pretrain ")
+    command = typer.main.get_command(app).commands["pretrain"]  # pyright: ignore
+    values = command.make_context("pretrain", shlex.split(arguments)).params
+    run = load_config(PretrainRun, values["config"] or "scfm-tiny", values["set_"] or [])
+    assert run.train.deepspeed is None or (LAUNCH.parent / run.train.deepspeed).is_file()
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda p: p.name)
+def test_files_named_in_the_guides_are_there(path):
+    named = re.findall(r"launch/([\w./]+\w)", path.read_text())
+    assert named
+    for name in named:
+        assert (LAUNCH / name).exists(), name
+
+
+def test_machine_keys_in_the_guide_are_all():
+    guide = GUIDES[1].read_text()
+    for key in MACHINE_KEYS:
+        section, _, name = key.partition(".")
+        assert f"`{name}`" in guide or f"`{key}`" in guide or f"`{section}.*`" in guide, key

@@ -1,0 +1,199 @@
+"""--resume: the same command, whatever became of the run; nothing that would change it."""
+
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from scfm.config import from_mapping, to_mapping
+from scfm.errors import ConfigError, InputError, Interrupted, ScfmWarning
+from scfm.tasks.pretrain import pretrain, resume
+from scfm.tasks.pretrain_run import MACHINE_KEYS, PretrainRun, on_these_processes, read_run
+from scfm.train.checkpoint import CheckpointConfig, checkpoints
+from scfm.train.datamodule import LoaderConfig
+from scfm.train.loggers import read_metrics
+from scfm.train.optim import OptimConfig
+from scfm.train.progress import StepProgress
+from scfm.train.trainer import TrainConfig
+from tests.toys import SIZES, toy_counts, toy_vocab
+
+
+@pytest.fixture
+def run(tmp_path, rng) -> PretrainRun:
+    counts = toy_counts(rng, 50, 50).astype(np.float32)
+    anndata.AnnData(
+        counts,
+        var=pd.DataFrame(index=list(toy_vocab().symbols)),
+        obs=pd.DataFrame(index=[f"c{i}" for i in range(50)]),
+    ).write_h5ad(tmp_path / "cells.h5ad")
+    return PretrainRun(
+        data=(str(tmp_path / "cells.h5ad"),),
+        model=SIZES,
+        loader=LoaderConfig(batch_size=8, held_out_share=0.2),
+        optim=OptimConfig(warmup_steps=2),
+        train=TrainConfig(steps=5, validate_every=5, accelerator="cpu"),
+        checkpoints=CheckpointConfig(every_n_steps=100),
+        logging=replace(PretrainRun().logging, every_n_steps=1),
+    )
+
+
+@pytest.fixture
+def stopped(run, tmp_path, monkeypatch) -> Path:
+    """A run folder whose run was stopped at step 2."""
+    original = StepProgress.on_train_batch_end
+
+    def stop(self, trainer, *args):
+        original(self, trainer, *args)
+        if trainer.global_step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepProgress, "on_train_batch_end", stop)
+        with pytest.raises(Interrupted):
+            pretrain(run, tmp_path / "run", vocab=toy_vocab())
+    return tmp_path / "run"
+
+
+def losses(out: Path) -> list[str]:
+    return [row["loss"] for row in read_metrics(out / "metrics.csv")]
+
+
+def test_same_command_goes_on(run, stopped, tmp_path):
+    resume(stopped, asked=run)
+    pretrain(run, tmp_path / "straight", vocab=toy_vocab())
+    assert losses(stopped) == losses(tmp_path / "straight")
+
+
+def test_same_command_without_its_data_goes_on(run, stopped):
+    """``--config`` alone: the data is in config.yaml."""
+    resume(stopped, asked=replace(run, data=()))
+    assert len(losses(stopped)) == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "recorded", "asked"),
+    [
+        ({"optim": {"lr": 0.5}}, "optim.lr", "0.001", "0.5"),
+        ({"train": {"precision": "bf16-mixed"}}, "train.precision", "32-true", "bf16-mixed"),
+        ({"loader": {"weights": {"a": 2.0}, "balance": "b"}}, "loader.weights", "{}", "{'a': 2.0}"),
+        ({"seed": 3}, "seed", "0", "3"),
+        ({"data": ["/elsewhere.h5ad"]}, "data", "cells.h5ad'", "/elsewhere.h5ad'"),
+    ],
+)
+def test_change_of_the_run_is_refused_by_name(run, stopped, change, key, recorded, asked):
+    before = (stopped / "config.yaml").read_text()
+    with pytest.raises(ConfigError) as refused:
+        resume(stopped, asked=changed(run, change))
+    assert f"{key} is " in str(refused.value)
+    assert recorded in str(refused.value)
+    assert asked in str(refused.value).partition("asked is ")[2]
+    assert (stopped / "config.yaml").read_text() == before
+
+
+def changed(run: PretrainRun, change: dict) -> PretrainRun:
+    settings = to_mapping(run)
+    for key, value in change.items():
+        settings[key] = settings[key] | value if isinstance(value, dict) else value
+    return from_mapping(PretrainRun, settings, where="test")
+
+
+# Lightning tells callbacks apart by their settings
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_machine_checkpoints_and_logging_may_change(run, stopped):
+    asked = changed(
+        run,
+        {
+            "train": {"devices": "auto", "strategy": "auto", "recompute": "full"},
+            "checkpoints": {"every_n_steps": 3},
+            "logging": {"every_n_steps": 5},
+            "loader": {"prefetch": 1},
+        },
+    )
+    resume(stopped, asked=asked)
+    assert checkpoints(stopped)[-1].name == "step=2.ckpt"
+    assert "step=3.ckpt" in [path.name for path in checkpoints(stopped)]
+    assert read_run(stopped) == run  # as it was begun
+
+
+def test_every_other_key_is_held_fast(run):
+    """The list of what may change is what this says, and nothing is forgotten in it."""
+    sections = to_mapping(run)
+    keys = {
+        f"{name}.{key}" if isinstance(section, dict) else name
+        for name, section in sections.items()
+        for key in (section if isinstance(section, dict) else [""])
+    }
+    assert set(MACHINE_KEYS) < keys
+    fast = keys - set(MACHINE_KEYS)
+    assert {key for key in fast if key.startswith("train.")} == {
+        *("train.steps", "train.precision", "train.accumulate", "train.validate_every")
+    }
+    assert not [key for key in fast if key.startswith(("checkpoints.", "logging."))]
+
+
+def test_run_that_never_began_begins(run, tmp_path):
+    """Killed before it wrote config.yaml, even after it had made the folder and other files."""
+    out = tmp_path / "new"
+    out.mkdir()
+    (out / "vocab.tsv").write_text("torn")
+    run = replace(run, input=replace(run.input, minimum_coverage=0.0))
+    with pytest.warns(ScfmWarning, match="holds no run yet: it begins"):
+        resume(out, asked=run)
+    assert len(losses(out)) == 5
+
+
+def test_run_that_never_began_needs_to_know_what(run, tmp_path):
+    with pytest.raises(ConfigError, match="is no run folder"):
+        resume(tmp_path / "nothing")
+    with pytest.warns(ScfmWarning), pytest.raises(ConfigError, match="--data"):
+        resume(tmp_path / "nothing", asked=replace(run, data=()))
+
+
+def test_run_without_a_checkpoint_begins_again(run, stopped, tmp_path):
+    shutil.rmtree(stopped / "checkpoints")
+    with pytest.warns(ScfmWarning, match="no checkpoint yet: the run begins again at step 0"):
+        resume(stopped, asked=run)
+    pretrain(run, tmp_path / "straight", vocab=toy_vocab())
+    assert losses(stopped) == losses(tmp_path / "straight")
+
+
+def test_run_without_a_checkpoint_still_checks_its_data(run, stopped):
+    shutil.rmtree(stopped / "checkpoints")
+    cells = anndata.read_h5ad(run.data[0])
+    cells[::-1].copy().write_h5ad(run.data[0])
+    with (
+        pytest.warns(ScfmWarning, match="begins again"),
+        pytest.raises(InputError, match="has changed"),
+    ):
+        resume(stopped, asked=run)
+
+
+def test_finished_run_stays_as_it_is(run, stopped):
+    model = resume(stopped)
+    files = {path: path.stat().st_mtime_ns for path in stopped.rglob("*") if path.is_file()}
+    with pytest.warns(ScfmWarning, match="finished already"):
+        assert resume(stopped, asked=run) == model
+    assert {path: path.stat().st_mtime_ns for path in stopped.rglob("*") if path.is_file()} == files
+    with pytest.raises(ConfigError, match=r"optim\.lr"):
+        resume(stopped, ["optim.lr=1"])
+
+
+def test_run_is_recorded_on_the_processes_it_has(run, monkeypatch):
+    assert on_these_processes(run) is run
+    for name, value in {"LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4, "RANK": 5, "WORLD_SIZE": 8}.items():
+        monkeypatch.setenv(name, str(value))
+    train = on_these_processes(run).train
+    assert (train.devices, train.num_nodes) == (4, 2)
+
+
+def test_config_yaml_makes_the_folder_a_run(run, stopped):
+    """It is written last: with it, all a resume needs is there."""
+    written = {name: (stopped / name).stat().st_mtime_ns for name in ("vocab.tsv", "data.json")}
+    assert (stopped / "config.yaml").stat().st_mtime_ns >= max(written.values())
+    assert yaml.safe_load((stopped / "config.yaml").read_text()) == to_mapping(run)
