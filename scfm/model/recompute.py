@@ -7,7 +7,6 @@ Sources: Chen et al. 2016, arXiv:1604.06174 (full); Korthikanti et al. 2022, arX
 (selective: what is cheap to make again is what takes most room).
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -39,12 +38,12 @@ def run_block(block: nn.Module, recompute: Recompute, *inputs: Any) -> Tensor:
     """``block(*inputs)``; equal results and gradients whatever ``recompute`` is."""
     if recompute == "none" or not torch.is_grad_enabled():
         return block(*inputs)
-    contexts: dict[str, Callable] = {}
-    if recompute == "selective":
-        contexts["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
-    return checkpoint(block, *inputs, use_reentrant=False, **contexts)
+    if recompute == "full":
+        return checkpoint(block, *inputs, use_reentrant=False)
+    contexts = partial(create_selective_checkpoint_contexts, _policy)
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
 
 
-def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+def _policy(_context: Any, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
     is_kept = operation in KEPT
     return CheckpointPolicy.MUST_SAVE if is_kept else CheckpointPolicy.PREFER_RECOMPUTE

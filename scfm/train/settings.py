@@ -7,6 +7,7 @@ out  TrainConfig
 from dataclasses import dataclass
 from typing import Literal
 
+Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
 Strategy = Literal["auto", "ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"]
 
 
@@ -15,7 +16,7 @@ class TrainConfig:
     """How long, how exactly, on what."""
 
     steps: int = 1000  # optimiser steps
-    precision: Literal["32-true", "bf16-mixed", "bf16-true"] = "32-true"
+    precision: Precision = "32-true"
     accumulate: int = 1  # micro-batches an optimiser step
     validate_every: int = 100  # optimiser steps
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"

@@ -23,7 +23,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from scfm.errors import ConfigError
-from scfm.train.settings import TrainConfig
+from scfm.train.settings import Precision, TrainConfig
 
 # What a file of machine settings may hold: nothing that could move a loss.
 MACHINE_SETTINGS = {
@@ -47,7 +47,7 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def build_strategy(config: TrainConfig) -> tuple[Strategy | str, str]:
+def build_strategy(config: TrainConfig) -> tuple[Strategy | str, Precision]:
     """The strategy for a trainer, and the precision it is to be built with.
 
     Raises ConfigError for settings the strategy cannot have, or without DeepSpeed.
@@ -67,13 +67,13 @@ def build_strategy(config: TrainConfig) -> tuple[Strategy | str, str]:
     return "auto", config.precision
 
 
-def _deepspeed(config: TrainConfig) -> tuple[Strategy, str]:
+def _deepspeed(config: TrainConfig) -> tuple[Strategy, Precision]:
     on_cpu = not wants_gpu(config)
     strategy_class = _deepspeed_class(on_cpu)
     settings = deepspeed_settings(config)
     backend = "gloo" if on_cpu else None
     # DeepSpeed's own bf16 would put the weights in bfloat16: mixed is autocast here as elsewhere.
-    precision = "32-true" if config.precision == "bf16-mixed" else config.precision
+    precision: Precision = "32-true" if config.precision == "bf16-mixed" else config.precision
     return strategy_class(config=settings, process_group_backend=backend), precision
 
 
