@@ -71,7 +71,8 @@ class StopOnRequest(L.Callback):
             return
         path = self.run / "checkpoints" / f"step={trainer.global_step}.ckpt"
         trainer.save_checkpoint(path)
-        kind = Interrupted if trainer.is_global_zero else AnotherSaysWhy
+        # the others leave it to the first, unless nobody is there to end them
+        kind = Interrupted if trainer.is_global_zero or self._is_orphan() else AnotherSaysWhy
         raise kind(
             f"Stopped at step {trainer.global_step:,} on request; {path} is written. "
             f"Go on with: {self.resume_command}"
