@@ -228,7 +228,10 @@ def step_memory(run: PretrainRun, p: Parameters, n: Tokens, kind: str) -> dict[s
     copies = 2.0 * p.cast if how.is_mixed else 0.0
     kept = sum(part.kept for part in parts) + copies
     forward, backward = most_in_pass(
-        parts, gradients=stay.gradients, new_gradients=stay.new_gradients
+        parts,
+        gradients=stay.gradients,
+        new_gradients=stay.new_gradients,
+        table=float(p.largest * how.weights),
     )
     # More than states and activations: at the worst moment of the passes, or when the optimiser
     # steps and the activations are gone.

@@ -118,21 +118,23 @@ def activation_bytes(sizes: ModelSizes, how: Arithmetic, n: Tokens, recompute: s
 
 
 def most_in_pass(
-    parts: list[Segment], *, gradients: float, new_gradients: float
+    parts: list[Segment], *, gradients: float, new_gradients: float, table: float
 ) -> tuple[float, float]:
     """The most bytes at once of forward and of backward pass, activations and gradients.
 
     Forward, ``gradients`` are there from the step before. The backward pass begins without
-    ``new_gradients`` of them (0 where they live in buckets) and makes them part by part, while
-    what is kept goes.
+    ``new_gradients`` of them (0 where they live in buckets) and makes them while what is kept goes:
+    at once that of the gene ``table``, which the last part of the model looked up too, and a second
+    one to be added to it; the others part by part.
     """
     kept = list(accumulate((part.kept for part in parts), initial=0.0))
     forward = max(before + p.kept + p.forward for before, p in zip(kept, parts, strict=False))
-    backward, made = 0.0, gradients - new_gradients
+    early = min(table, new_gradients)
+    backward, made = 0.0, gradients - new_gradients + early
     for before, part in reversed(list(zip(kept, parts, strict=False))):
         backward = max(backward, before + part.kept + part.again + part.backward + made)
-        made += new_gradients / len(parts)
-    return forward + gradients, backward
+        made += (new_gradients - early) / len(parts)
+    return forward + gradients, backward + table
 
 
 def _embedding(sizes: ModelSizes, how: Arithmetic, n: Tokens) -> Segment:
