@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from scfm.errors import ConfigError
 from scfm.train.checkpoint import AtomicCheckpointIO
-from scfm.train.loggers import CsvMetrics, LoggingConfig
+from scfm.train.loggers import LoggingConfig
 from scfm.train.optim import OptimConfig
 from scfm.train.settings import TrainConfig
 from scfm.train.strategy import build_strategy
@@ -31,11 +31,7 @@ def build_trainer(
     """The whole run is one Lightning epoch of ``steps`` steps: epochs over the data are the
     loader's business, which alone knows where one ends."""
     with _machine_errors_in_words(config):
-        trainer = _trainer(config, optim, logging, loggers, callbacks)
-    for logger in loggers:
-        if isinstance(logger, CsvMetrics):
-            logger.steps_done = lambda: trainer.global_step
-    return trainer
+        return _trainer(config, optim, logging, loggers, callbacks)
 
 
 @contextmanager
