@@ -23,6 +23,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 
 from scfm.errors import ConfigError
+from scfm.train.processes import world_size
 from scfm.train.settings import Precision, TrainConfig
 
 # What a file of machine settings may hold: nothing that could move a loss.
@@ -40,11 +41,6 @@ MACHINE_SETTINGS = {
     "steps_per_print": None,
 }
 OFFLOAD_SETTINGS = {"pin_memory", "buffer_count", "buffer_size", "max_in_cpu", "fast_init", "ratio"}
-
-
-def world_size() -> int:
-    """Processes of this run, as torchrun or a cluster script says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def build_strategy(config: TrainConfig) -> tuple[Strategy | str, Precision]:

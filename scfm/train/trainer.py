@@ -89,13 +89,15 @@ ANSWERED = (
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Lightning's advertisements and answered warnings out of the way; all others pass."""
-    logger = python_logging.getLogger("lightning.pytorch")
-    before = logger.level
-    logger.setLevel(python_logging.WARNING)
+    loggers = [python_logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(python_logging.WARNING)
     try:
         with warnings.catch_warnings():
             for message in ANSWERED:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

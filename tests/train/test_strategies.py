@@ -106,9 +106,10 @@ def test_compiled_blocks(cells, alone, tmp_path):
 
 
 def test_one_process_needs_no_strategy(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
     assert build_strategy(TrainConfig()) == ("auto", "32-true")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     strategy, precision = build_strategy(TrainConfig(precision="bf16-mixed"))
     assert type(strategy).__name__ == "DDPStrategy"
     assert precision == "bf16-mixed"
