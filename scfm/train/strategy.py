@@ -66,11 +66,27 @@ def build_strategy(config: TrainConfig) -> tuple[Strategy | str, Precision]:
 def _deepspeed(config: TrainConfig) -> tuple[Strategy, Precision]:
     on_cpu = not wants_gpu(config)
     strategy_class = _deepspeed_class(on_cpu)
+    if config.offload != "none" and config.offload_to != "cpu":
+        _require_async_io(config.offload_to)
     settings = deepspeed_settings(config)
     backend = "gloo" if on_cpu else None
     # DeepSpeed's own bf16 would put the weights in bfloat16: mixed is autocast here as elsewhere.
     precision: Precision = "32-true" if config.precision == "bf16-mixed" else config.precision
     return strategy_class(config=settings, process_group_backend=backend), precision
+
+
+def _require_async_io(folder: str) -> None:
+    """Refuse a drive where DeepSpeed cannot build what reads and writes it."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise ConfigError(
+            f"train.offload_to={folder} needs libaio and a C++ compiler, which are not here "
+            "(Debian: apt install libaio-dev g++). Install them, or use --set "
+            "train.offload_to=cpu."
+        )
+    if not Path(folder).is_dir():
+        raise ConfigError(f"train.offload_to={folder} is no folder. Make it, or name another.")
 
 
 def offloads_optimizer(strategy: Strategy) -> bool:

@@ -194,6 +194,19 @@ def test_without_deepspeed_its_install_is_named(monkeypatch):
         build_strategy(TrainConfig(strategy="deepspeed_2", accelerator="cpu"))
 
 
+def test_a_drive_that_cannot_be_used(monkeypatch, tmp_path):
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    wanted = {"strategy": "deepspeed_3", "offload": "parameters", "accelerator": "cpu"}
+    config = TrainConfig(**wanted, offload_to=str(tmp_path / "none"))
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self, verbose: False)
+    with pytest.raises(ConfigError, match="needs libaio"):
+        build_strategy(config)
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self, verbose: True)
+    with pytest.raises(ConfigError, match="none is no folder"):
+        build_strategy(config)
+
+
 def test_gradients_are_in_whole_numbers_of_processes():
     """The norm of a module's gradients is torch's own over all of them."""
     from types import SimpleNamespace
