@@ -9,6 +9,7 @@ One process of the run is tried, on this machine, with the batch that one device
 import ctypes
 import gc
 import json
+import os
 import re
 import subprocess
 import sys
@@ -98,14 +99,19 @@ def make_cells(path: Path, genes_per_cell: float, n_cells: int) -> Path:
         (counts.astype(np.float32), np.concatenate(columns), np.arange(n_cells + 1) * n_genes),
         shape=(n_cells, vocab.n_genes),
     )
-    ad.AnnData(matrix, var=pd.DataFrame(index=list(vocab.symbols))).write_h5ad(path)
+    ad.AnnData(matrix, var=pd.DataFrame(index=pd.Index(vocab.symbols))).write_h5ad(path)
     return path
 
 
 def _in_child(run: PretrainRun, folder: Path) -> dict[str, Any]:
     (folder / "run.yaml").write_text(to_yaml(run))
     command = [sys.executable, "-m", "scfm.tools.plan_check", str(folder)]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # Blocks of their own for all but small tensors: else the C library keeps freed ones for later,
+    # up to 32 MB each, and the peak tells of its habits rather than of the run.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    done = subprocess.run(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
     if done.returncode:
         said = done.stderr.strip().splitlines()
         raise ConfigError(
@@ -139,11 +145,11 @@ def in_words(found: dict[str, Any]) -> str:
     from scfm.tools.plan_words import gib
 
     off = 100 * (found["ratio"] - 1)
-    rest = gib(found["base"]).strip()
+    rest, each = gib(found["base"]).strip(), found["tokens"] / found["cells"]
     return "\n".join(
         [
             f"checked: {STEPS} steps of one process on {found['device_name']}, "
-            f"{found['cells']:,.0f} cells of {found['tokens'] / found['cells']:,.0f} tokens at once",
+            f"{found['cells']:,.0f} cells of {each:,.0f} tokens at once",
             f"  predicted {gib(found['predicted_bytes']).strip()}, measured "
             f"{gib(found['bytes']).strip()} ({off:+.0f} %), beside the {rest} there were before",
             f"  {found['step_seconds']:.2f} s a step, {found['flops_per_s'] / 1e9:,.1f} GFLOP/s",

@@ -1,0 +1,39 @@
+"""Shipped presets have the parameters their headers state, and about as many as they are called."""
+
+import re
+
+import pytest
+
+from scfm.config import find_config, load_config
+from scfm.tasks.pretrain_run import PretrainRun
+from scfm.tools.plan import PlanRequest, make_plan
+from scfm.tools.plan_states import count_parameters
+
+NAMES = ["scfm-tiny", "scfm-3m", "scfm-10m", "scfm-100m", "scfm-400m"]
+
+
+def stated(name):
+    found = re.search(r"^# parameters: ([\d,]+)$", find_config(name).read_text(), re.MULTILINE)
+    assert found is not None, f"{name} states no '# parameters: ' in its header"
+    return int(found.group(1).replace(",", ""))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_header_states_the_parameters(name):
+    assert count_parameters(load_config(PretrainRun, name).model).total == stated(name)
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_name_is_about_right(name):
+    millions = int(name.removeprefix("scfm-").removesuffix("m"))
+    assert 0.75 <= stated(name) / (1e6 * millions) <= 1.25
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus"), [("scfm-3m", 1), ("scfm-10m", 1), ("scfm-100m", 8), ("scfm-400m", 8)]
+)
+def test_preset_fits_its_machine(name, gpus):
+    """With the longest cells its tokens allow, on devices of 80 GB."""
+    run = load_config(PretrainRun, name)
+    ask = PlanRequest(cells=1e6, gpus=gpus, genes_per_cell=float(run.tokens.max_genes))
+    assert make_plan(run, ask).fits
