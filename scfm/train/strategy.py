@@ -78,7 +78,7 @@ def _deepspeed(config: TrainConfig) -> tuple[Strategy, Precision]:
 
 def _require_async_io(folder: str) -> None:
     """Refuse a drive where DeepSpeed cannot build what reads and writes it."""
-    from deepspeed.ops.op_builder import AsyncIOBuilder
+    from deepspeed.ops.op_builder import AsyncIOBuilder  # pyright: ignore[reportAttributeAccessIssue]
 
     if not AsyncIOBuilder().is_compatible(verbose=False):
         raise ConfigError(
