@@ -136,7 +136,7 @@ class RemoteFolder:
             size = self.filesystem.size(self._path(file))
         except FileNotFoundError:
             raise _missing(self.name, file) from None
-        except _remote_errors() as error:
+        except remote_errors() as error:
             raise _unreachable(self.name, file, error) from error
         if size is None:
             raise StoreError(
@@ -152,7 +152,7 @@ class RemoteFolder:
             found = self.filesystem.cat_ranges(paths, starts, stops, on_error="raise")
         except FileNotFoundError as error:
             raise _missing(self.name, error.filename or str(error)) from None
-        except _remote_errors() as error:
+        except remote_errors() as error:
             raise _unreachable(self.name, ranges[0][0], error) from error
         found = [bytes(data) for data in found]
         _require_all(found, ranges, self.name)
@@ -163,7 +163,7 @@ class RemoteFolder:
             return bytes(self.filesystem.cat_file(self._path(file)))
         except FileNotFoundError:
             raise _missing(self.name, file) from None
-        except _remote_errors() as error:
+        except remote_errors() as error:
             raise _unreachable(self.name, file, error) from error
 
     def __reduce__(self):
@@ -173,7 +173,7 @@ class RemoteFolder:
         return f"{self.root.rstrip('/')}/{file}"
 
 
-def _remote_errors() -> tuple[type[Exception], ...]:
+def remote_errors() -> tuple[type[Exception], ...]:
     """What file systems raise, some of it no OSError. A package not loaded cannot have raised."""
     others = [
         ("aiohttp", "ClientError"),

@@ -4,24 +4,21 @@ in   a PretrainRun and count files
 out  RUN/ with config.yaml, data.json, metrics.csv, checkpoints/ and model/
 """
 
-import json
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.loggers import Logger
 
 from scfm.config import to_mapping, to_yaml
 from scfm.data.write import atomic_path, make_folder
 from scfm.errors import ConfigError, ScfmWarning
 from scfm.model.flops import batch_flops
-from scfm.model.pretrained import ScfmModel, save_model
+from scfm.model.pretrained import ScfmModel
+from scfm.tasks.model_export import export_checkpoint
 from scfm.tasks.pretrain_module import METRICS, PretrainModule
 from scfm.tasks.pretrain_run import (
     PretrainRun,
@@ -33,12 +30,15 @@ from scfm.tasks.pretrain_run import (
 from scfm.tasks.run_data import RunData, open_data, record_data, require_same_data
 from scfm.tokens.vocab import GeneVocab
 from scfm.train.callbacks import build_callbacks
-from scfm.train.checkpoint import checkpoints, latest_checkpoint
+from scfm.train.checkpoint import latest_checkpoint
+from scfm.train.checkpoint_files import checkpoint_folder, checkpoints, step_of
+from scfm.train.checkpoint_io import read_universal
+from scfm.train.checkpoint_mirror import holds_checkpoints
 from scfm.train.datamodule import CellDataModule
 from scfm.train.loggers import CsvMetrics, tensorboard_logger, wandb_logger
 from scfm.train.processes import decided_by_first, rank
 from scfm.train.trainer import build_trainer, quiet_lightning
-from scfm.version import __version__
+from scfm.train.universal import is_universal, loadable
 
 
 def pretrain(run: PretrainRun, out: Path, *, vocab: GeneVocab | None = None) -> Path:
@@ -79,7 +79,7 @@ def resume(out: Path, overrides: Sequence[str] = (), *, asked: PretrainRun | Non
         warnings.warn(f"The run in {out} is finished already.", ScfmWarning, stacklevel=2)
         return out / "model"
     found, manifests = decided_by_first(
-        lambda: (_newest_checkpoint(out), require_same_data(run, out))
+        lambda: (_newest_checkpoint(out, run.checkpoints.mirror), require_same_data(run, out))
     )
     vocab = GeneVocab.load(out / "vocab.tsv")
     data = open_data(run, vocab, manifests)
@@ -90,13 +90,15 @@ def _is_finished(out: Path) -> bool:
     return (out / "model").exists()
 
 
-def _newest_checkpoint(out: Path) -> str | None:
-    if checkpoints(out):
-        return str(latest_checkpoint(out))
-    warnings.warn(
-        f"{out} has no checkpoint yet: the run begins again at step 0.", ScfmWarning, stacklevel=2
-    )
-    return None
+def _newest_checkpoint(out: Path, mirror: str | None) -> str | None:
+    if not checkpoints(out) and not (mirror and holds_checkpoints(mirror)):
+        warnings.warn(
+            f"{out} has no checkpoint yet: the run begins again at step 0.",
+            ScfmWarning,
+            stacklevel=2,
+        )
+        return None
+    return str(latest_checkpoint(out, mirror))
 
 
 def _record(run: PretrainRun, out: Path, data: RunData, vocab: GeneVocab) -> None:
@@ -141,16 +143,27 @@ def _fit(
                 resume_command=f"scfm pretrain --out {out} --resume",
             ),
         )
-        trainer.fit(module, cells, ckpt_path=checkpoint, weights_only=True)
-    model.provenance = _provenance(run, out, trainer, time.perf_counter() - started)
+        trainer.fit(module, cells, ckpt_path=_to_load(run, checkpoint, trainer), weights_only=True)
     if trainer.is_global_zero:
-        save_model(model, out / "model")
+        seconds = round(time.perf_counter() - started, 1)
+        last = checkpoint_folder(out, trainer.global_step)
+        export_checkpoint(last, run, out, out / "model", seconds_of_last_session=seconds)
     return out / "model"
+
+
+def _to_load(run: PretrainRun, checkpoint: Path | None, trainer: L.Trainer) -> Path | None:
+    if checkpoint is None:
+        return None
+    strategy, world_size = run.train.strategy, trainer.world_size
+    path = Path(decided_by_first(lambda: str(loadable(checkpoint, strategy, world_size))))
+    if is_universal(path):
+        read_universal(trainer.strategy)
+    return path
 
 
 def _loggers(run: PretrainRun, out: Path, checkpoint: Path | None) -> list[Logger]:
     metrics = CsvMetrics(out / "metrics.csv", METRICS)
-    step = int(checkpoint.stem.split("=")[1]) if checkpoint else 0
+    step = step_of(checkpoint) if checkpoint else 0
     metrics.start(at_step=step)
     loggers: list[Logger] = [metrics]
     if run.logging.tensorboard:
@@ -158,21 +171,3 @@ def _loggers(run: PretrainRun, out: Path, checkpoint: Path | None) -> list[Logge
     if run.logging.wandb != "off":
         loggers.append(wandb_logger(out, run.logging, to_mapping(run)))
     return loggers
-
-
-def _provenance(run: PretrainRun, out: Path, trainer: L.Trainer, seconds: float) -> dict[str, Any]:
-    data = json.loads((out / "data.json").read_text())
-    return {
-        "made_by": f"scfm {__version__} pretrain",
-        "steps": trainer.global_step,
-        "seconds_of_last_session": round(seconds, 1),
-        # File names alone: where they lay is nobody's business.
-        "run": to_mapping(replace(run, data=tuple(Path(path).name for path in run.data))),
-        "data": {
-            "files": [[Path(path).name, digest] for path, digest in data["files"]],
-            "stores": [[Path(s["path"]).name, s["manifest_sha256"]] for s in data["stores"]],
-            "n_cells": data["n_cells"],
-            "n_held_out": data["n_held_out"],
-        },
-        "torch": torch.__version__,
-    }

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scfm.tools.annotation import annotate
     from scfm.tools.embedding import embed
+    from scfm.tools.export_model import export_model
 
-__all__ = ["annotate", "embed"]
+__all__ = ["annotate", "embed", "export_model"]
 
-_LAZY = {"annotate": "scfm.tools.annotation", "embed": "scfm.tools.embedding"}
+_LAZY = {
+    "annotate": "scfm.tools.annotation",
+    "embed": "scfm.tools.embedding",
+    "export_model": "scfm.tools.export_model",
+}
 
 
 def __getattr__(name: str) -> Any:

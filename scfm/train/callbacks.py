@@ -35,6 +35,7 @@ def build_callbacks(
     guard that the strategy cannot have.
     """
     batches = HostBatches()
+    saving = StepCheckpoint(run, checkpoints, train, resume_command)
     return [
         LogSteps(),
         batches,
@@ -42,6 +43,6 @@ def build_callbacks(
         FiniteGuard(run, batches, guard, train.strategy),
         LossSpikes(guard.spike_sigmas),
         StepProgress(train.steps, logging.every_n_steps),
-        StepCheckpoint(run, checkpoints.every_n_steps, checkpoints.keep_last),
-        StopOnRequest(run, resume_command),
+        saving,
+        StopOnRequest(saving, resume_command),
     ]

@@ -7,7 +7,6 @@ out  a checkpoint, and how to go on
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
@@ -15,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from scfm.errors import Interrupted
+from scfm.train.checkpoint import StepCheckpoint
 from scfm.train.processes import AnotherSaysWhy
 
 # Ctrl-C; the system's and Kubernetes' wish; what a SLURM script is sent before its time is up
@@ -29,8 +29,8 @@ class StopOnRequest(L.Callback):
     come twice, since a cluster sends them to the script and to the processes.
     """
 
-    def __init__(self, run: Path, resume_command: str):
-        self.run, self.resume_command = run, resume_command
+    def __init__(self, checkpoints: StepCheckpoint, resume_command: str):
+        self.checkpoints, self.resume_command = checkpoints, resume_command
         self.asked = self.is_first = False
         self.before: dict[int, Any] = {}
         self.vote: Vote | None = None
@@ -69,8 +69,7 @@ class StopOnRequest(L.Callback):
         # Before the next step rather than after this one: by now it is logged and validated.
         if batch_idx % trainer.accumulate_grad_batches or not self._any_asked():
             return
-        path = self.run / "checkpoints" / f"step={trainer.global_step}.ckpt"
-        trainer.save_checkpoint(path)
+        path = self.checkpoints.save(trainer, wait=True)
         # the others leave it to the first, unless nobody is there to end them
         kind = Interrupted if trainer.is_global_zero or self._is_orphan() else AnotherSaysWhy
         raise kind(

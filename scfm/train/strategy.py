@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from scfm.errors import ConfigError
+from scfm.train.checkpoint_io import SafeDeepSpeed, ShardingStrategy
 from scfm.train.processes import world_size
 from scfm.train.settings import Precision, TrainConfig
 
@@ -57,7 +58,7 @@ def build_strategy(config: TrainConfig) -> tuple[Strategy | str, Precision]:
         )
     if config.strategy == "fsdp":
         shards = world_size()
-        return ModelParallelStrategy(shards, 1), config.precision
+        return ShardingStrategy(shards, 1), config.precision
     if config.strategy == "ddp" or world_size() > 1:
         return DDPStrategy(gradient_as_bucket_view=True, static_graph=False), config.precision
     return "auto", config.precision
@@ -177,11 +178,11 @@ def _deepspeed_class(on_cpu: bool) -> type:
     from lightning.pytorch.strategies import DeepSpeedStrategy
 
     if not on_cpu:
-        return DeepSpeedStrategy
+        return type("SafeDeepSpeedStrategy", (SafeDeepSpeed, DeepSpeedStrategy), {})
     # Shared-memory collectives would be compiled on first use, for a fifth of a step's time.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-    class CpuDeepSpeedStrategy(DeepSpeedStrategy):
+    class CpuDeepSpeedStrategy(SafeDeepSpeed, DeepSpeedStrategy):
         """Lightning's, without its refusal of CPUs: for tests and for trying a run out."""
 
         def setup_environment(self) -> None:

@@ -14,7 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 
 from scfm.errors import ConfigError
-from scfm.train.checkpoint import AtomicCheckpointIO
+from scfm.train.checkpoint_io import StateFileIO
 from scfm.train.loggers import LoggingConfig
 from scfm.train.optim import OptimConfig
 from scfm.train.settings import TrainConfig
@@ -64,7 +64,7 @@ def _trainer(
         devices=config.devices,
         num_nodes=config.num_nodes,
         strategy=strategy,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[StateFileIO()],
         logger=loggers,
         log_every_n_steps=min(logging.every_n_steps, config.steps),
         val_check_interval=min(config.validate_every, config.steps) * config.accumulate,

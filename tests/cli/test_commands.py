@@ -45,7 +45,7 @@ def run_folder(some_cells, tmp_path_factory):
 def test_run_folder_is_complete(run_folder):
     found = {p.name for p in run_folder.iterdir()}
     assert {"config.yaml", "data.json", "metrics.csv", "checkpoints", "model"} <= found
-    assert (run_folder / "checkpoints" / "step=4.ckpt").exists()
+    assert (run_folder / "checkpoints" / "step=4").exists()
     made = json.loads((run_folder / "model" / "provenance.json").read_text())
     assert made["steps"] == 4
     assert [name for name, _ in made["data"]["files"]] == ["pbmc.h5ad"]

@@ -100,7 +100,7 @@ def test_interrupted_run_ends_as_if_never_stopped(
         stop_at(patch, stopped_at)
         with pytest.raises(Interrupted, match=f"Stopped at step {stopped_at} .* --resume"):
             pretrain(run, tmp_path / "stopped", vocab=vocab)
-    assert latest_checkpoint(tmp_path / "stopped").name == f"step={stopped_at}.ckpt"
+    assert latest_checkpoint(tmp_path / "stopped").name == f"step={stopped_at}"
     resume(tmp_path / "stopped")
     assert_same_model(tmp_path / "straight", tmp_path / "stopped")
     assert numbers(tmp_path / "straight") == numbers(tmp_path / "stopped")
@@ -124,8 +124,11 @@ def test_truncated_newest_checkpoint_is_passed_over(run, tmp_path):
     vocab = toy_vocab()
     pretrain(run, tmp_path / "run", vocab=vocab)
     newest, before = checkpoints(tmp_path / "run")
-    newest.write_bytes(newest.read_bytes()[:1000])
-    with pytest.warns(ScfmWarning, match="truncated; taking the one before"):
+    state = newest / "state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.warns(
+        ScfmWarning, match=rf"step=14 is damaged: .* 1,000 bytes .* Taking .*{before}"
+    ):
         assert latest_checkpoint(tmp_path / "run") == before
 
 
