@@ -73,7 +73,7 @@ class ShardingStrategy(ModelParallelStrategy):
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
         """Every process's shards, by torch.distributed.checkpoint."""
-        from torch.distributed.checkpoint import FileSystemWriter
+        from torch.distributed.checkpoint.filesystem import FileSystemWriter
         from torch.distributed.checkpoint.state_dict_saver import async_save
 
         if self.writers is None:
@@ -108,6 +108,16 @@ class SafeDeepSpeed:
 
     config: Any
     optimizers: Any
+    is_global_zero: bool
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
+    ) -> None:
+        """DeepSpeed's files, at once, without the scripts it puts beside them."""
+        super().save_checkpoint(checkpoint, filepath, storage_options)  # pyright: ignore
+        if self.is_global_zero:
+            for script in Path(filepath).glob("*.py"):
+                script.unlink()
 
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None

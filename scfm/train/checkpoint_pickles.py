@@ -24,15 +24,10 @@ PLAIN = {
     ("collections", "OrderedDict"),
     ("collections", "defaultdict"),
     ("builtins", "set"),
-    ("builtins", "dict"),
-    ("builtins", "list"),
-    ("builtins", "slice"),
-    ("__builtin__", "set"),
-    ("_codecs", "encode"),
-    ("argparse", "Namespace"),
     ("torch", "Size"),
     ("torch", "device"),
     ("torch", "Tensor"),
+    ("torch._tensor", "_rebuild_from_type_v2"),  # calls what it is given: one of these
     ("torch._utils", "_rebuild_tensor"),
     ("torch._utils", "_rebuild_tensor_v2"),
     ("torch._utils", "_rebuild_parameter"),
@@ -43,7 +38,6 @@ PLAIN = {
     ("deepspeed.utils.tensor_fragment", "fragment_address"),
     ("deepspeed.runtime.zero.config", "ZeroStageEnum"),
     ("pathlib", "PosixPath"),
-    ("pathlib", "Path"),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
     *(
         ("torch.distributed.checkpoint.metadata", name)

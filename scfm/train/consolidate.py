@@ -42,7 +42,7 @@ def _float32(tensor: Tensor) -> Tensor:
 
 
 def _of_shards(path: Path) -> dict[str, Tensor]:
-    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -67,4 +67,6 @@ def _of_deepspeed(path: Path) -> dict[str, Tensor]:
         ) from error
     talk = io.StringIO()
     with contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
-        return get_fp32_state_dict_from_zero_checkpoint(str(path), tag=DEEPSPEED_TAG)
+        found = get_fp32_state_dict_from_zero_checkpoint(str(path), tag=DEEPSPEED_TAG)
+    assert found is not None
+    return found
