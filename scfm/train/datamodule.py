@@ -183,8 +183,11 @@ class CellLoader:
     ):
         self.pool, self.order, self.steps, self.total_steps = pool, order, steps, total_steps
         self.rank, self.world_size, self.prefetch = rank, world_size, prefetch
-        self.first_step = first_step
-        self.starts = {first_step: start}
+        self.begin_at(first_step, start)
+
+    def begin_at(self, first_step: int, start: int) -> None:
+        """Begin with this step, at this position of the order."""
+        self.first_step, self.starts = first_step, {first_step: start}
 
     def __len__(self) -> int:
         return self.total_steps * self.steps.accumulate
@@ -318,6 +321,9 @@ class CellDataModule(L.LightningDataModule):
         self.first_step = state_dict["optimiser_steps"]
         # runs begun before there were token budgets counted steps alone
         self.start = state_dict.get("position", self.first_step * self.config.batch_size)
+        if self.loader is not None:
+            # fsdp and DeepSpeed read checkpoints late: Lightning has asked for the loader already
+            self.loader.begin_at(self.first_step, self.start)
 
     def _steps(self) -> StepsOfCells | StepsOfTokens:
         if self.config.batch_tokens is None:
