@@ -124,14 +124,19 @@ class SafeDeepSpeed:
     ) -> dict[str, Any]:
         """Read a checkpoint of this number of processes, or one made universal."""
         require_plain(Path(checkpoint_path))
-        groups = self.optimizers[0].param_groups
+        optimizer = self.optimizers[0]
+        groups = optimizer.param_groups
         before = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in groups]
-        state = super().load_checkpoint(checkpoint_path, weights_only)  # pyright: ignore
+        found = super().load_checkpoint(checkpoint_path, weights_only)  # pyright: ignore
         # From a universal checkpoint ZeRO-3 gives every group the settings of the first: weight
         # decay would come upon what is spared. They are the run's, and do not change in it.
         for group, settings in zip(groups, before, strict=True):
             group.update(settings)
-        return state
+        # And one tensor that counts the steps of all: each would add one to it in every step.
+        for state in optimizer.state.values():
+            if isinstance(state.get("step"), Tensor):
+                state["step"] = state["step"].clone()
+        return found
 
 
 def read_universal(strategy: Strategy | str) -> None:
