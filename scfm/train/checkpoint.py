@@ -29,6 +29,7 @@ from scfm.train.checkpoint_files import (
     checkpoint_folder,
     checkpoints,
     complete,
+    discard,
     newest_whole,
     partial_folder,
     read_manifest,
@@ -138,12 +139,16 @@ class StepCheckpoint(Checkpoint):
     def _begin(self, trainer: L.Trainer, path: Path) -> None:
         self.wait(trainer)
         about = self._about(trainer)
-        finish = partial(self._finish, path, about) if trainer.is_global_zero else None
-        if finish:
+        is_first = trainer.is_global_zero
+        if is_first:
             self._raise(_failure_of(lambda: begin(path)))
         trainer.strategy.barrier()
-        self._raise(_failure_of(lambda: trainer.save_checkpoint(partial_folder(path))))
-        self.writer.submit(partial(_in_turn, take_rest(trainer.strategy), finish))
+        failure = _failure_of(lambda: trainer.save_checkpoint(partial_folder(path)))
+        if failure and is_first:
+            discard(path)
+        self._raise(failure)
+        rest = take_rest(trainer.strategy)
+        self.writer.submit(partial(self._finish, rest, path, about) if is_first else rest)
         self.saved = trainer.global_step
 
     def wait(self, trainer: L.Trainer) -> None:
@@ -167,12 +172,13 @@ class StepCheckpoint(Checkpoint):
             "val_loss": self.validated[1] if self.validated and is_judged else None,
         }
 
-    def _finish(self, path: Path, about: dict[str, Any]) -> None:
-        """Of the first process, in the thread: no other process is asked for anything."""
+    def _finish(self, rest: Rest, path: Path, about: dict[str, Any]) -> None:
+        """Of the first process, in the thread; once all have written it asks no other process."""
         try:
+            rest()
             manifest = complete(path, about)
         except BaseException:
-            shutil.rmtree(partial_folder(path), ignore_errors=True)
+            discard(path)
             raise
         for old in self._doomed(manifest.step):
             remove(old)
@@ -268,12 +274,6 @@ class Writer:
         if self.thread is not None:
             self.thread.shutdown()
             self.thread = None
-
-
-def _in_turn(rest: Rest, finish: Rest | None) -> None:
-    rest()
-    if finish is not None:
-        finish()
 
 
 def _failure_of(work: Callable[[], Any]) -> BaseException | None:

@@ -106,6 +106,11 @@ def complete(path: Path, about: Mapping[str, Any]) -> Manifest:
     return manifest
 
 
+def discard(path: Path) -> None:
+    """Remove what has been written of a checkpoint that will not be completed."""
+    shutil.rmtree(partial_folder(path), ignore_errors=True)
+
+
 def _versions() -> dict[str, str]:
     found = {"scfm": __version__}
     for package in ("torch", "lightning", "deepspeed"):

@@ -20,7 +20,7 @@ from scfm.train.checkpoint_files import (
     begin,
     checkpoint_folder,
     parse_manifest,
-    partial_folder,
+    remove,
     verify,
 )
 
@@ -98,7 +98,8 @@ class Mirror:
             except FileNotFoundError as error:
                 raise ModelError(f"{path.name} lacks {name}.") from error
         verify(partial)
-        partial_folder(path).rename(path)
+        remove(path)  # a damaged one
+        partial.rename(path)
 
     def _folder(self, step: int) -> str:
         return f"{self.root}/step={step}"
