@@ -15,7 +15,7 @@ import torch
 from scfm.errors import ConfigError, DivergedError, ScfmWarning
 from scfm.tasks.pretrain import pretrain, resume
 from scfm.tasks.pretrain_module import PretrainModule
-from scfm.train.checkpoint import checkpoints
+from scfm.train.checkpoint_files import checkpoints
 from scfm.train.datamodule import CellLoader
 from scfm.train.guard import FiniteGuard, GuardConfig, own_norm, read_nonfinite
 from scfm.train.host_batch import HostBatches

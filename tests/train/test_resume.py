@@ -16,7 +16,8 @@ from scfm.errors import ConfigError, DivergedError, InputError, Interrupted, Scf
 from scfm.model.pretrained import ScfmModel
 from scfm.tasks.pretrain import pretrain, resume
 from scfm.tasks.pretrain_run import PretrainRun, read_run
-from scfm.train.checkpoint import CheckpointConfig, checkpoints, latest_checkpoint
+from scfm.train.checkpoint import CheckpointConfig, latest_checkpoint
+from scfm.train.checkpoint_files import checkpoints
 from scfm.train.datamodule import LoaderConfig
 from scfm.train.loggers import read_metrics
 from scfm.train.optim import OptimConfig

@@ -14,7 +14,8 @@ import torch.distributed as dist
 from scfm.errors import Interrupted
 from scfm.tasks.pretrain import pretrain
 from scfm.tasks.pretrain_run import PretrainRun
-from scfm.train.checkpoint import CheckpointConfig, checkpoints
+from scfm.train.checkpoint import CheckpointConfig
+from scfm.train.checkpoint_files import checkpoints
 from scfm.train.datamodule import LoaderConfig
 from scfm.train.optim import OptimConfig
 from scfm.train.progress import StepProgress
@@ -73,7 +74,7 @@ def test_signal_stops_with_a_checkpoint(run, tmp_path, monkeypatch, capsys, sent
     after_step(monkeypatch, 2, send(*sent))
     with pytest.raises(Interrupted, match=r"at step 2 .* Go on with: scfm pretrain .* --resume"):
         pretrain(run, tmp_path / "run", vocab=toy_vocab())
-    assert [path.name for path in checkpoints(tmp_path / "run")] == ["step=2.ckpt"]
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["step=2"]
     assert capsys.readouterr().err.count("Stopping after this step") == 1
     assert [signal.getsignal(number) for number in sent] == before
 
