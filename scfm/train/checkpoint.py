@@ -143,10 +143,12 @@ class StepCheckpoint(Checkpoint):
         if is_first:
             self._raise(_failure_of(lambda: begin(path)))
         trainer.strategy.barrier()
-        failure = _failure_of(lambda: trainer.save_checkpoint(partial_folder(path)))
-        if failure and is_first:
-            discard(path)
-        self._raise(failure)
+        try:
+            self._raise(_failure_of(lambda: trainer.save_checkpoint(partial_folder(path))))
+        except BaseException:  # also weights that are not finite, which nobody may save
+            if is_first:
+                discard(path)
+            raise
         rest = take_rest(trainer.strategy)
         self.writer.submit(partial(self._finish, rest, path, about) if is_first else rest)
         self.saved = trainer.global_step

@@ -117,7 +117,6 @@ def test_machine_checkpoints_and_logging_may_change(run, stopped):
         },
     )
     resume(stopped, asked=asked)
-    assert checkpoints(stopped)[-1].name == "step=2"
     assert "step=3" in [path.name for path in checkpoints(stopped)]
     assert read_run(stopped) == run  # as it was begun
 

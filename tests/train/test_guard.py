@@ -106,7 +106,7 @@ def test_the_step_is_named_and_nothing_after_it_is_saved(
     assert all(step < BAD for step in steps)
     assert (2 in steps) == (due == "saved")
     for path in checkpoints(tmp_path / "run"):
-        state = torch.load(path, weights_only=True)["state_dict"]
+        state = torch.load(path / "state.pt", weights_only=True)["state_dict"]
         assert all(weight.isfinite().all() for weight in state.values())
 
 
