@@ -28,6 +28,9 @@ from scfm.tools.plan_states import (
 )
 
 GENES_PER_CELL = 1500.0  # expressed, of a cell of present-day 10x data; assumed where none is said
+# In half precision a CPU's kernels are made anew for every length of a cell and kept: 2 MB each at
+# first, and no more than this (docs/planning.md).
+CPU_KERNELS_GIB = 0.7
 USABLE = 0.92  # of a device's memory: the rest goes to the allocator's rounding
 RUNTIME_GIB = {"cuda": 0.7, "cpu": 0.6}  # CUDA's context and libraries; an interpreter with torch
 # Measured by benchmarks/loader.py: a store of cells with 1,805 expressed genes, obs included.
@@ -216,7 +219,9 @@ def memory_by_part(
 ) -> dict[str, float]:
     """Bytes on one device at the worst moment of a step."""
     found = step_memory(run, p, micro_batch(run, lengths), device.kind)
-    return {**found, "runtime": RUNTIME_GIB[device.kind] * GIB}
+    in_half = run.train.precision.startswith("bf16")
+    kernels = CPU_KERNELS_GIB if device.kind == "cpu" and in_half else 0.0
+    return {**found, "runtime": (RUNTIME_GIB[device.kind] + kernels) * GIB}
 
 
 def step_memory(run: PretrainRun, p: Parameters, n: Tokens, kind: str) -> dict[str, float]:
