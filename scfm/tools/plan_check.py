@@ -161,6 +161,7 @@ def _child(folder: Path) -> None:
     """What the child process does: a tiny model first, so that all libraries are loaded, then this
     one; writes measured.json."""
     run = load_config(PretrainRun, str(folder / "run.yaml"))
+    os.chdir(folder)  # what Lightning writes of its own accord goes with the folder
     tiny = replace(
         run,
         model=replace(run.model, d_model=2 * run.model.n_heads, n_layers=1, n_decoder_layers=1),
@@ -270,7 +271,7 @@ def _status(name: str) -> int:
 
 if __name__ == "__main__":
     try:
-        _child(Path(sys.argv[1]))
+        _child(Path(sys.argv[1]).absolute())
     except ScfmError as error:
         print(error, file=sys.stderr)
         sys.exit(USABLE_CODE)

@@ -150,13 +150,15 @@ def test_memory_has_every_part():
 
 
 @pytest.mark.slow
-def test_three_real_steps_take_what_was_predicted():
+def test_three_real_steps_take_what_was_predicted(tmp_path, monkeypatch):
     """A batch whose activations dominate: within 15 % of the measured peak."""
+    monkeypatch.chdir(tmp_path)
     run = config("train.precision=32-true", "loader.batch_size=8", name="scfm-3m")
     found = check_plan(run, PlanRequest(cells=1e6, device="cpu", genes_per_cell=1500.0))
     assert found["predicted"]["activations"] > 0.8 * found["predicted_bytes"]
     assert found["ratio"] == pytest.approx(1, abs=0.15)
     assert found["flops_per_s"] > 1e8
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_check_says_what_it_cannot_try():
