@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import lightning.pytorch as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
 from scfm.errors import ConfigError
@@ -72,6 +73,8 @@ def _trainer(
         use_distributed_sampler=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        # without one of ours Lightning would add its own, in the working directory
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         callbacks=callbacks,
     )
 

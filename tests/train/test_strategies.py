@@ -13,8 +13,11 @@ import pytest
 import torch
 
 from scfm.errors import ConfigError
+from scfm.train.loggers import LoggingConfig
+from scfm.train.optim import OptimConfig
 from scfm.train.settings import TrainConfig
 from scfm.train.strategy import MACHINE_SETTINGS, build_strategy, deepspeed_settings
+from scfm.train.trainer import build_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
@@ -205,6 +208,11 @@ def test_a_drive_that_cannot_be_used(monkeypatch, tmp_path):
     monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self, verbose: True)
     with pytest.raises(ConfigError, match="none is no folder"):
         build_strategy(config)
+
+
+def test_a_trainer_without_checkpoints_writes_none():
+    trainer = build_trainer(TrainConfig(accelerator="cpu"), OptimConfig(), LoggingConfig(), [], [])
+    assert trainer.checkpoint_callbacks == []
 
 
 def test_gradients_are_in_whole_numbers_of_processes():
