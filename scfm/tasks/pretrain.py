@@ -118,7 +118,7 @@ def _fit(
     if run.train.compile:
         for block in model.blocks:
             block.compile(dynamic=True)
-    module = PretrainModule(model, run.objective, run.optim)
+    module = PretrainModule(model, run.objective, run.optim, seed=run.seed)
     cells = CellDataModule(
         data.pool,
         data.split,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
@@ -48,11 +49,16 @@ class ObjectiveConfig:
 
 
 class PretrainModule(L.LightningModule):
-    """Model + objective + what is logged of them."""
+    """Model + objective + what is logged of them.
 
-    def __init__(self, model: ScfmModel, objective: ObjectiveConfig, optim: OptimConfig):
+    ``seed`` is for dropout.
+    """
+
+    def __init__(
+        self, model: ScfmModel, objective: ObjectiveConfig, optim: OptimConfig, *, seed: int = 0
+    ):
         super().__init__()
-        self.model, self.objective, self.optim = model, objective, optim
+        self.model, self.objective, self.optim, self.seed = model, objective, optim, seed
         # summed over the step's micro-batches: weighted losses, then what the parts' means are of
         self.so_far: torch.Tensor | int = 0
         self.held_out_parts = torch.zeros(2, len(PARTS))
@@ -81,12 +87,24 @@ class PretrainModule(L.LightningModule):
         return Packing(cells.offsets).cell_of[cells.is_target]
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> torch.Tensor:
+        if self.model.config.sizes.dropout:
+            self._seed_dropout(batch_idx)
         found = self.losses(batch.cells)
         if self._is_shown:
             self._add_up(found, batch, batch_idx)
         # A step's loss, and its gradient, is the mean over all of its cells. Lightning takes the
         # mean over micro-batches and processes, whose numbers of cells may differ: hence weights.
         return batch.weight * found["loss"] * undivided(self)
+
+    def _seed_dropout(self, batch_idx: int) -> None:
+        """Masks by place rather than by what was drawn before: a resumed run draws them again.
+
+        Those of other numbers of processes or micro-batches are others: with dropout the loss
+        curve hangs on them.
+        """
+        place = (self.trainer.global_step, batch_idx % self._accumulate, self.global_rank)
+        (seed,) = np.random.SeedSequence([self.seed, *place]).generate_state(1, np.uint64)
+        torch.manual_seed(int(seed))
 
     @property
     def _is_shown(self) -> bool:

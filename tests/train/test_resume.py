@@ -107,6 +107,23 @@ def test_interrupted_run_ends_as_if_never_stopped(
     assert numbers(tmp_path / "straight") == numbers(tmp_path / "stopped")
 
 
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_dropout_is_drawn_again(run, tmp_path, monkeypatch, recompute):
+    run = replace(
+        run,
+        model=replace(run.model, dropout=0.3),
+        train=replace(run.train, recompute=recompute, accumulate=2, steps=8),
+    )
+    pretrain(run, tmp_path / "straight", vocab=toy_vocab())
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(Interrupted):
+            pretrain(run, tmp_path / "stopped", vocab=toy_vocab())
+    resume(tmp_path / "stopped")
+    assert_same_model(tmp_path / "straight", tmp_path / "stopped")
+    assert numbers(tmp_path / "straight") == numbers(tmp_path / "stopped")
+
+
 @pytest.mark.parametrize("crashed_after", [3, 5, 12])  # 3 and 12: right after a checkpoint
 def test_killed_run_resumes_from_its_checkpoint(run, tmp_path, monkeypatch, crashed_after):
     run = replace(run, train=replace(run.train, validate_every=3))
