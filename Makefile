@@ -12,7 +12,8 @@ demo: $(VENV)/.installed
 	$(BIN)/scfm demo --out demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not multiprocess"
+	$(BIN)/python -m pytest -m multiprocess
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -41,8 +41,8 @@ from scfm.tokens.vocab import GeneVocab
 from scfm.train.datamodule import CellDataModule
 from scfm.train.optim import build_optimizer
 
-N_CELLS, N_GENES = 8_000, 512  # of the corpus; expressed genes of a cell at most
-STEPS, WARM_UP = 12, 4  # optimiser steps of a run, and those not counted
+N_CELLS, N_GENES = 8_000, 256  # of the corpus; expressed genes of a cell at most
+STEPS, WARM_UP = 9, 3  # optimiser steps of a run, and those not counted
 BATCH = 16  # cells a step, over all processes
 STRATEGIES = ("ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3")
 
