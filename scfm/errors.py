@@ -12,6 +12,7 @@ ScfmError
 ├── GeneCoverageError       too few of the counts fall on genes the model knows
 ├── ConfigError             unknown key, wrong type, impossible value
 ├── ModelError              a model folder that is incomplete, altered or of another kind
+│   └── NewerFormatError        written by a newer scfm: sound, but not for this one to read
 ├── DivergedError           the loss is no longer a number
 ├── OutputError             cannot write: no permission, no space; what was there before survives
 └── Interrupted             stopped on request; the message says how to go on
@@ -66,6 +67,10 @@ class ConfigError(ScfmError):
 
 class ModelError(ScfmError):
     """A model folder that is incomplete, altered or of another kind."""
+
+
+class NewerFormatError(ModelError):
+    """Written by a newer scfm: sound, but not for this one to read, or to remove."""
 
 
 class DivergedError(ScfmError):

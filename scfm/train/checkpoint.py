@@ -8,6 +8,7 @@ files and renames it. Where the strategy allows, all of that but a copy in memor
 training. At most one checkpoint is under way.
 """
 
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from scfm.data.ranges import remote_errors
-from scfm.errors import ConfigError, ModelError, OutputError, ScfmWarning
+from scfm.errors import ConfigError, ModelError, NewerFormatError, OutputError, ScfmWarning
 from scfm.train.checkpoint_files import (
     Manifest,
     begin,
@@ -42,6 +43,8 @@ from scfm.train.checkpoint_files import (
 from scfm.train.checkpoint_io import Rest, take_rest
 from scfm.train.checkpoint_mirror import Mirror, fetch_newest, mirror_problem
 from scfm.train.settings import TrainConfig
+
+ARCHIVE_FAILURE = re.compile(r"PytorchStreamWriter|enforce fail at inline_container")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,14 +195,17 @@ class StepCheckpoint(Checkpoint):
                 self.writer.warnings.append(mirror_problem(self.mirror.url, error))
 
     def _doomed(self, newest: int) -> list[Path]:
-        manifests, unreadable = [], []
+        readable: dict[Path, Manifest] = {}
+        unreadable = []
         for path in checkpoints(self.run):
             try:
-                manifests.append(read_manifest(path))
+                readable[path] = read_manifest(path)
+            except NewerFormatError:
+                continue  # not this scfm's to judge
             except ModelError:
                 unreadable.append(path)
-        kept = self._kept(newest, manifests)
-        return [*unreadable, *(p for p in checkpoints(self.run) if step_of(p) not in kept)]
+        kept = self._kept(newest, list(readable.values()))
+        return [*unreadable, *(path for path in readable if step_of(path) not in kept)]
 
     def _kept(self, newest: int, manifests: list[Manifest]) -> set[int]:
         return retained(
@@ -297,7 +303,7 @@ def _write_failure(failure: BaseException) -> str | None:
     if isinstance(failure, OSError):
         return failure.strerror or str(failure)
     # torch's archive writer has its own words for a write that fell short
-    if isinstance(failure, RuntimeError) and "PytorchStreamWriter" in str(failure):
+    if isinstance(failure, RuntimeError) and ARCHIVE_FAILURE.search(str(failure)):
         return "torch could not write all of a file"
     return None
 
@@ -305,7 +311,8 @@ def _write_failure(failure: BaseException) -> str | None:
 def latest_checkpoint(run: Path, mirror: str | None = None) -> Path:
     """The newest checkpoint that is whole, if need be from the mirror.
 
-    Those passed over are named by a ScfmWarning. Raises ModelError where there is none.
+    Those passed over are named by a ScfmWarning. Raises ModelError where there is none, and
+    NewerFormatError where a newer scfm wrote it.
     """
     found = newest_whole(run) or (fetch_newest(mirror, run) if mirror else None)
     if found is None:

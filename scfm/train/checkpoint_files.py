@@ -21,7 +21,7 @@ from typing import Any
 
 import xxhash
 
-from scfm.errors import ModelError, ScfmWarning
+from scfm.errors import ModelError, NewerFormatError, ScfmWarning
 from scfm.version import __version__
 
 MANIFEST = "checkpoint.json"
@@ -57,10 +57,13 @@ def step_of(path: Path) -> int:
 def checkpoints(run: Path) -> list[Path]:
     """All checkpoints of a run, newest step first, whole or damaged."""
     found = (run / "checkpoints").glob("step=*")
-    return sorted((p for p in found if _is_name(p.name) and p.is_dir()), key=step_of, reverse=True)
+    return sorted(
+        (p for p in found if is_checkpoint_name(p.name) and p.is_dir()), key=step_of, reverse=True
+    )
 
 
-def _is_name(name: str) -> bool:
+def is_checkpoint_name(name: str) -> bool:
+    """Whether a folder is called as a checkpoint is."""
     return re.fullmatch(r"step=\d+", name) is not None
 
 
@@ -141,26 +144,46 @@ def remove_leftovers(run: Path) -> None:
 def remove_beyond(run: Path, step: int) -> None:
     """Remove checkpoints of later steps: damaged ones, since the run goes on before them."""
     for path in checkpoints(run):
-        if step_of(path) > step:
+        if step_of(path) > step and not is_newer(path):
             remove(path)
 
 
-def parse_manifest(text: str | bytes, where: object) -> Manifest:
-    """A manifest from its JSON. Raises ModelError."""
+def is_newer(path: Path) -> bool:
+    """Whether a newer scfm wrote a checkpoint, of which this one cannot tell what it is worth."""
     try:
-        manifest = Manifest(**json.loads(text))
+        read_manifest(path)
+    except NewerFormatError:
+        return True
+    except ModelError:
+        return False
+    return False
+
+
+def parse_manifest(text: str | bytes, where: object) -> Manifest:
+    """A manifest from its JSON. Raises ModelError, NewerFormatError."""
+    try:
+        fields = json.loads(text)
+        _refuse_newer(fields, where)
+        manifest = Manifest(**fields)
         sizes = {name: (int(size), str(hash_)) for name, (size, hash_) in manifest.files.items()}
         is_sound = manifest.step >= 0 and all(map(_is_inside, sizes))
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"{where} is damaged: its {MANIFEST} is unreadable ({error}).") from error
     if not is_sound:
         raise ModelError(f"{where} is damaged: its {MANIFEST} names files outside of it.")
-    if manifest.format != FORMAT:
-        raise ModelError(
-            f"{where} is of format {manifest.format}, this scfm reads {FORMAT}. Use the version "
-            f"that wrote it: {manifest.versions.get('scfm')}."
-        )
     return manifest
+
+
+def _refuse_newer(fields: Mapping[str, Any], where: object) -> None:
+    """Before anything else is asked of it: a newer manifest may have other fields."""
+    number = int(fields.get("format", 0))
+    if number > FORMAT:
+        raise NewerFormatError(
+            f"{where} was written by a newer scfm: it is of format {number}, this one reads "
+            f"{FORMAT}. Upgrade: pip install -U scfm"
+        )
+    if number != FORMAT:
+        raise ValueError(f"format {number}")
 
 
 def _is_inside(name: str) -> bool:
@@ -178,8 +201,19 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def verify(path: Path) -> Manifest:
-    """Read all of a checkpoint and hold it to its manifest. Raises ModelError: what is wrong."""
+    """Read all of a checkpoint and hold it to its manifest. Raises ModelError: what is wrong.
+
+    What cannot be read is damaged. NewerFormatError where a newer scfm wrote it.
+    """
     manifest = read_manifest(path)
+    try:
+        _require_files(path, manifest)
+    except OSError as error:
+        raise ModelError(f"{path} is damaged: it cannot be read ({error}).") from error
+    return manifest
+
+
+def _require_files(path: Path, manifest: Manifest) -> None:
     found = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()} - {MANIFEST}
     for name in sorted(found ^ set(manifest.files)):
         what = "is not in its manifest" if name in found else "is missing"
@@ -190,15 +224,19 @@ def verify(path: Path) -> Manifest:
             raise ModelError(f"{path} is damaged: {name} has {n_bytes:,} bytes of {size:,}.")
         if _hash(path / name) != hash_:
             raise ModelError(f"{path} is damaged: {name} is not what was written (by its hash).")
-    return manifest
 
 
 def newest_whole(run: Path) -> Path | None:
-    """The newest checkpoint that is whole, with a ScfmWarning that names those passed over."""
+    """The newest checkpoint that is whole, with a ScfmWarning that names those passed over.
+
+    Raises NewerFormatError for one of a newer scfm: it is no damaged one, to be done without.
+    """
     damaged = []
     for path in checkpoints(run):
         try:
             verify(path)
+        except NewerFormatError:
+            raise
         except ModelError as error:
             damaged.append(str(error))
             continue

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from scfm.data.ranges import remote_errors
-from scfm.errors import ConfigError, ModelError, ScfmWarning
+from scfm.errors import ConfigError, ModelError, NewerFormatError, ScfmWarning
 from scfm.train.checkpoint_files import (
     MANIFEST,
     Manifest,
     begin,
     checkpoint_folder,
+    is_checkpoint_name,
     parse_manifest,
     remove,
     verify,
@@ -59,16 +60,20 @@ class Mirror:
             self.files.put_file(str(folder / name), target)
 
     def remove(self, step: int) -> None:
-        """Remove a checkpoint, its manifest first."""
+        """Remove a checkpoint, its manifest first. Raises NewerFormatError for a newer scfm's."""
+        self._refuse_newer(step)
         folder = self._folder(step)
         for path in (f"{folder}/{MANIFEST}", folder):
             if self.files.exists(path):
                 self.files.rm(path, recursive=True)
 
     def keep(self, choose: Callable[[list[Manifest]], set[int]]) -> None:
-        """Remove all checkpoints but those of the steps chosen."""
+        """Remove all checkpoints but those of the steps chosen, and what killed uploads left.
+
+        Not to be called while one is copied.
+        """
         manifests = self.manifests()
-        for step in manifests.keys() - choose(list(manifests.values())):
+        for step in self._steps() - choose(list(manifests.values())):
             self.remove(step)
 
     def fetch_newest(self, run: Path) -> Path | None:
@@ -100,6 +105,24 @@ class Mirror:
         verify(partial)
         remove(path)  # a damaged one
         partial.rename(path)
+
+    def _refuse_newer(self, step: int) -> None:
+        path = f"{self._folder(step)}/{MANIFEST}"
+        if not self.files.exists(path):
+            return
+        try:
+            parse_manifest(self.files.cat_file(path), path)
+        except NewerFormatError:
+            raise
+        except ModelError:
+            return  # a damaged one may go
+
+    def _steps(self) -> set[int]:
+        """Of all folders, with a manifest or without."""
+        names = (
+            path.rstrip("/").rpartition("/")[2] for path in self.files.glob(f"{self.root}/step=*")
+        )
+        return {int(name.removeprefix("step=")) for name in names if is_checkpoint_name(name)}
 
     def _folder(self, step: int) -> str:
         return f"{self.root}/step={step}"

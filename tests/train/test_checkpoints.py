@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import resource
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,18 @@ import pytest
 import torch
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
-from scfm.errors import ConfigError, ModelError, OutputError, ScfmWarning
+from scfm.errors import ConfigError, ModelError, NewerFormatError, OutputError, ScfmWarning
 from scfm.model.pretrained import ScfmModel
 from scfm.tasks.pretrain import pretrain, resume
 from scfm.tasks.pretrain_run import PretrainRun
-from scfm.train.checkpoint import CheckpointConfig, StepCheckpoint, Writer, latest_checkpoint
+from scfm.train import checkpoint_files
+from scfm.train.checkpoint import (
+    CheckpointConfig,
+    StepCheckpoint,
+    Writer,
+    _failure_of,
+    latest_checkpoint,
+)
 from scfm.train.checkpoint_files import (
     MANIFEST,
     Manifest,
@@ -30,6 +38,7 @@ from scfm.train.checkpoint_files import (
     complete,
     newest_whole,
     read_manifest,
+    remove_beyond,
     retained,
     step_of,
     verify,
@@ -97,8 +106,8 @@ DAMAGES = {
     "outside": lambda path: (path / MANIFEST).write_text(
         (path / MANIFEST).read_text().replace("deep/state.bin", "../state.bin")
     ),
-    "is of format 9": lambda path: (path / MANIFEST).write_text(
-        (path / MANIFEST).read_text().replace('"format": 1', '"format": 9')
+    "format 0": lambda path: (path / MANIFEST).write_text(
+        (path / MANIFEST).read_text().replace('"format": 1', '"format": 0')
     ),
 }
 
@@ -109,6 +118,40 @@ def test_damaged_checkpoint_is_passed_over(tmp_path, what):
     DAMAGES[what](newest)
     with pytest.warns(ScfmWarning, match=f"{newest} .*{what}.* Taking {before}"):
         assert latest_checkpoint(tmp_path) == before
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ENOENT])
+def test_what_cannot_be_read_is_damaged(tmp_path, monkeypatch, number):
+    before, newest = write(tmp_path, 5), write(tmp_path, 10)
+    original = checkpoint_files._hash
+
+    def read(path: Path) -> str:
+        if newest in path.parents:
+            raise OSError(number, os.strerror(number))
+        return original(path)
+
+    monkeypatch.setattr(checkpoint_files, "_hash", read)
+    with pytest.warns(ScfmWarning, match=f"{newest} .*{os.strerror(number)}.* Taking {before}"):
+        assert latest_checkpoint(tmp_path) == before
+
+
+def of_a_newer_scfm(path: Path) -> Path:
+    """Of its manifest this scfm knows the format's number alone."""
+    (path / MANIFEST).write_text('{"format": 9, "shards": []}')
+    return path
+
+
+def test_a_newer_scfms_checkpoint_ends_the_resume_and_stays(tmp_path):
+    """It is sound: to pass it over would train its steps again and then remove it."""
+    for step in (1, 2, 3, 9):
+        write(tmp_path, step)
+    newer = {of_a_newer_scfm(checkpoint_folder(tmp_path, step)) for step in (1, 9)}
+    with pytest.raises(NewerFormatError, match=r"step=9 was written by a newer scfm.* Upgrade"):
+        latest_checkpoint(tmp_path)
+    saving = StepCheckpoint(tmp_path, CheckpointConfig(keep_last=1), TrainConfig(), "--resume")
+    assert saving._doomed(newest=3) == [checkpoint_folder(tmp_path, 2)]
+    remove_beyond(tmp_path, 0)
+    assert set(checkpoints(tmp_path)) == newer
 
 
 def test_no_whole_checkpoint(tmp_path):
@@ -200,6 +243,34 @@ def test_damaged_mirror_is_passed_over(tmp_path):
     assert newest_whole(tmp_path / "to") == found
 
 
+@pytest.mark.parametrize("place", ["memory", "file"])
+def test_killed_uploads_are_removed_from_the_mirror(tmp_path, place):
+    url = f"memory://{tmp_path.name}" if place == "memory" else f"file://{tmp_path}/mirror"
+    mirror = Mirror(url)
+    for step in (1, 2):
+        path = write(tmp_path / "from", step)
+        mirror.put(path, read_manifest(path))
+    for name in ("step=7/deep", "steps"):
+        mirror.files.makedirs(f"{mirror.root}/{name}")
+        mirror.files.pipe_file(f"{mirror.root}/{name}/state.bin", b"half")
+    mirror.keep(lambda found: {2})
+    left = {path.rpartition("/")[2] for path in mirror.files.ls(mirror.root, detail=False)}
+    assert left == {"step=2", "steps"}
+
+
+def test_a_newer_scfms_checkpoint_stays_in_the_mirror(tmp_path):
+    mirror, path = Mirror(f"memory://{tmp_path.name}"), write(tmp_path / "from", 1)
+    manifest = read_manifest(path)
+    mirror.put(path, manifest)
+    mirror.files.pipe_file(f"{mirror.root}/step=1/{MANIFEST}", b'{"format": 9}')
+    for remove in (lambda: mirror.put(path, manifest), lambda: mirror.remove(1)):
+        with pytest.raises(NewerFormatError):
+            remove()
+    with pytest.raises(NewerFormatError):
+        fetch_newest(mirror.url, tmp_path / "to")
+    assert mirror.files.exists(f"{mirror.root}/step=1/deep/state.bin")
+
+
 def test_failing_mirror_warns_and_the_run_goes_on(run, tmp_path, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "no room there")
@@ -216,9 +287,19 @@ def test_unknown_mirror_is_refused():
         Mirror("nowhere://place")
 
 
-def test_full_disk_stops_the_run_and_keeps_what_was(run, tmp_path, monkeypatch):
+FULL = [
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left"),
+    (
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"),
+        "torch could not write all of a file",
+    ),
+]
+
+
+@pytest.mark.parametrize(("failure", "words"), FULL)
+def test_full_disk_stops_the_run_and_keeps_what_was(run, tmp_path, monkeypatch, failure, words):
     def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise failure
 
     original = StepCheckpoint._begin
 
@@ -229,9 +310,21 @@ def test_full_disk_stops_the_run_and_keeps_what_was(run, tmp_path, monkeypatch):
             original(self, trainer, path)
 
     monkeypatch.setattr(StepCheckpoint, "_begin", begin_then_fill)
-    with pytest.raises(OutputError, match=r"No space left .*Those before it are kept.*--resume"):
+    with pytest.raises(OutputError, match=rf"{words} .*Those before it are kept.*--resume"):
         pretrain(run, tmp_path / "run", vocab=toy_vocab())
     assert names(tmp_path / "run" / "checkpoints") == {"step=2"}
+
+
+@pytest.mark.parametrize("room", [1, 5_000, 300_000])
+def test_what_torch_says_of_a_full_disk_is_understood(tmp_path, room):
+    """A real one: the system refuses to let a file grow further."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        failure = _failure_of(lambda: torch.save(torch.zeros(10**5), tmp_path / "state.pt"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert failure is not None
 
 
 def test_one_checkpoint_under_way_at_most():
