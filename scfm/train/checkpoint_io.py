@@ -69,6 +69,21 @@ class ShardingStrategy(ModelParallelStrategy):
     rest: Rest = staticmethod(nothing_left)
     writers: Any = None  # a group of their own: training goes on beside it
 
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """As Lightning collects it; an optimiser that has made no step yet is left so.
+
+        torch has such a one make a step of zero gradients, to give its states their shapes. That
+        counts: Adam's later steps would be other ones, here and after a resume.
+        """
+        optimizer = getattr(optimizer, "_optimizer", optimizer)  # out of Lightning's wrapper
+        is_fresh = not optimizer.state
+        found = super().optimizer_state(optimizer)
+        if is_fresh:
+            for state in found["state"].values():
+                state["step"].zero_()  # moments of nothing are zero
+            optimizer.state.clear()
+        return found
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
