@@ -28,6 +28,9 @@ def export_model(source: str | Path, out: str | Path) -> Path:
     run, step = _parse(str(source))
     checkpoint = _newest(run) if step is None else _of_step(run, step)
     # light refusals above, torch only from here on
+    from scfm.data.write import make_folder
+
+    make_folder(out.parent)
     from scfm.tasks.model_export import export_checkpoint
     from scfm.tasks.pretrain_run import read_run
 

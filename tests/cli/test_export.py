@@ -82,6 +82,12 @@ def test_refusals(run_folder, tmp_path, capsys, source, message):
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize("out", ["/dev/null/model", "/dev/null/deeper/model"])
+def test_output_below_a_file_is_refused(run_folder, capsys, out):
+    assert export(run_folder, "--out", out) == 2
+    assert "Cannot write" in capsys.readouterr().err
+
+
 def test_existing_output_is_refused(run_folder, tmp_path, capsys):
     (tmp_path / "model").mkdir()
     assert export(run_folder, "--out", tmp_path / "model") == 2
