@@ -6,9 +6,7 @@ out  files that nobody reads until ``commit``; then a new manifest, in one renam
 An existing store is appended to: its files are never touched, so its readers are not disturbed.
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from jaxtyping import Int
 
 from scfm.data.blocks import EncodedCells
 from scfm.data.fingerprint import sha256
+from scfm.data.lock import LOCK, Occupied, release_lock, take_lock
 from scfm.data.manifest import (
     INDEX,
     MANIFEST,
@@ -43,7 +42,6 @@ from scfm.errors import OutputError
 from scfm.version import __version__
 
 BLOCK_CELLS = 64
-LOCK = ".lock"
 
 
 class StoreWriter:
@@ -164,7 +162,7 @@ class StoreWriter:
 
     def close(self) -> None:
         """Let another writer in."""
-        os.close(self._lock)
+        release_lock(self._lock)
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -182,20 +180,14 @@ class StoreWriter:
 
 
 def _locked(folder: Path) -> int:
-    """An open lock file. The system lets go of it when the process ends, however it ends."""
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    """The store's lock, held until it is let go or the process ends."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
-        os.close(descriptor)
+        return take_lock(folder / LOCK)
+    except Occupied as owner:
         raise OutputError(
-            f"{folder} is being written by another scfm ({owner or 'unknown process'}). Wait for "
-            "it to end, or choose another --out."
+            f"{folder} is being written by another scfm ({owner}). Wait for it to end, or choose "
+            "another --out."
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-    return descriptor
 
 
 def _text_or_none(value: Any) -> str | None:

@@ -4,9 +4,11 @@ in   a PretrainRun and count files
 out  RUN/ with config.yaml, data.json, metrics.csv, checkpoints/ and model/
 """
 
+import errno
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +16,9 @@ import lightning.pytorch as L
 from lightning.pytorch.loggers import Logger
 
 from scfm.config import to_mapping, to_yaml
+from scfm.data.lock import LOCK, Occupied, release_lock, take_lock
 from scfm.data.write import atomic_path, make_folder
-from scfm.errors import ConfigError, ScfmWarning
+from scfm.errors import ConfigError, OutputError, ScfmWarning
 from scfm.model.flops import batch_flops
 from scfm.model.pretrained import ScfmModel
 from scfm.tasks.model_export import export_checkpoint
@@ -40,23 +43,31 @@ from scfm.train.processes import decided_by_first, rank
 from scfm.train.trainer import build_trainer, quiet_lightning
 from scfm.train.universal import is_universal, loadable
 
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of file systems
+
 
 def pretrain(run: PretrainRun, out: Path, *, vocab: GeneVocab | None = None) -> Path:
     """Train from scratch in a new run folder; returns the folder of the exported model.
 
-    Raises ConfigError where ``out`` already holds a run, InputError for unusable data, and
-    Interrupted, with a checkpoint written, when stopped by Ctrl-C, SIGTERM or SIGUSR1.
+    Raises ConfigError where ``out`` already holds a run, or one is going on there; InputError for
+    unusable data; Interrupted, with a checkpoint written, when stopped by Ctrl-C, SIGTERM or
+    SIGUSR1.
     """
+    if not run.data:
+        raise ConfigError("No data to train on. Name count files: --data cells.h5ad")
+    with _alone_in(out):
+        return _begin(run, out, vocab or GeneVocab.human())
+
+
+def _begin(run: PretrainRun, out: Path, vocab: GeneVocab) -> Path:
     if decided_by_first(lambda: bool(checkpoints(out)) or _is_finished(out)):
         raise ConfigError(
             f"{out} already holds a run. Go on with it: scfm pretrain --out {out} --resume; or "
             "give another --out."
         )
-    if not run.data:
-        raise ConfigError("No data to train on. Name count files: --data cells.h5ad")
     make_folder(out)
-    vocab = vocab or GeneVocab.human()
     data = open_data(run, vocab)
+    _require_best_is_known(run, data)
     if rank() == 0:
         _record(run, out, data, vocab)
     return _fit(on_these_processes(run), out, vocab, data, checkpoint=None)
@@ -68,8 +79,9 @@ def resume(out: Path, overrides: Sequence[str] = (), *, asked: PretrainRun | Non
     It may move to another machine or number of processes (``MACHINE_KEYS``): by ``overrides`` of
     its own config, or by ``asked``, the whole run as a start has it. Then it begins where there is
     no run yet. One without a checkpoint begins again, as recorded; a finished one stays as it is.
-    Each is said with a ScfmWarning. Raises ConfigError for a change of any other key, and where
-    ``out`` is no run and nothing is asked; InputError where the data is gone or has changed.
+    Each is said with a ScfmWarning. Raises ConfigError for a change of any other key, where
+    ``out`` is no run and nothing is asked, and where the run is going on already; InputError where
+    the data is gone or has changed.
     """
     if asked and not decided_by_first(lambda: (out / "config.yaml").exists()):
         warnings.warn(f"{out} holds no run yet: it begins.", ScfmWarning, stacklevel=2)
@@ -78,12 +90,63 @@ def resume(out: Path, overrides: Sequence[str] = (), *, asked: PretrainRun | Non
     if decided_by_first(lambda: _is_finished(out)):
         warnings.warn(f"The run in {out} is finished already.", ScfmWarning, stacklevel=2)
         return out / "model"
+    with _alone_in(out):
+        return _go_on(run, out)
+
+
+def _go_on(run: PretrainRun, out: Path) -> Path:
     found, manifests = decided_by_first(
         lambda: (_newest_checkpoint(out, run.checkpoints.mirror), require_same_data(run, out))
     )
     vocab = GeneVocab.load(out / "vocab.tsv")
     data = open_data(run, vocab, manifests)
+    _require_best_is_known(run, data)
     return _fit(run, out, vocab, data, Path(found) if found else None)
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keep other runs out of the folder; the first process does it for all."""
+    with ExitStack() as until_the_end:
+        decided_by_first(lambda: _lock(out, until_the_end))
+        yield
+
+
+def _lock(out: Path, until_the_end: ExitStack) -> None:
+    try:
+        until_the_end.callback(release_lock, take_lock(make_folder(out) / LOCK))
+    except Occupied as owner:
+        raise ConfigError(
+            f"A run is going on in {out} ({owner}). Wait for it, or stop it: Ctrl-C, or SIGTERM to "
+            "its launcher; or give another --out."
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise OutputError(f"{out} cannot be locked: {error}. Is it yours to write?") from error
+        warnings.warn(
+            f"{out} cannot be locked ({error}). See to it that no other run is started in it.",
+            ScfmWarning,
+            stacklevel=2,
+        )
+
+
+def _require_best_is_known(run: PretrainRun, data: RunData) -> None:
+    """Refuse to keep the best checkpoints where none would be validated."""
+    if not run.checkpoints.keep_best:
+        return
+    if not len(data.split.judged):
+        raise ConfigError(
+            f"checkpoints.keep_best={run.checkpoints.keep_best} needs held-out cells to judge by, "
+            "and there are none: --set loader.held_out_share=0.05, or checkpoints.keep_best=0."
+        )
+    every, validated = run.checkpoints.every_n_steps, run.train.validate_every
+    if every % validated and validated % every:
+        raise ConfigError(
+            f"checkpoints.keep_best={run.checkpoints.keep_best} needs checkpoints at steps that "
+            f"are validated: checkpoints.every_n_steps={every} must be a multiple of "
+            f"train.validate_every={validated}, or divide it. Try --set "
+            f"checkpoints.every_n_steps={validated}, or checkpoints.keep_best=0."
+        )
 
 
 def _is_finished(out: Path) -> bool:

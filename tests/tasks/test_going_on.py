@@ -1,5 +1,8 @@
 """--resume: the same command, whatever became of the run; nothing that would change it."""
 
+import errno
+import fcntl
+import os
 import shutil
 import signal
 from dataclasses import replace
@@ -12,6 +15,7 @@ import pytest
 import yaml
 
 from scfm.config import from_mapping, to_mapping
+from scfm.data.lock import LOCK, release_lock, take_lock
 from scfm.errors import ConfigError, InputError, Interrupted, ScfmWarning
 from scfm.tasks.pretrain import pretrain, resume
 from scfm.tasks.pretrain_run import MACHINE_KEYS, PretrainRun, on_these_processes, read_run
@@ -182,6 +186,66 @@ def test_finished_run_stays_as_it_is(run, stopped):
     assert {path: path.stat().st_mtime_ns for path in stopped.rglob("*") if path.is_file()} == files
     with pytest.raises(ConfigError, match=r"optim\.lr"):
         resume(stopped, ["optim.lr=1"])
+
+
+def test_two_never_train_in_one_folder(run, tmp_path, monkeypatch):
+    """Locks are between open files: this process stands for another one too."""
+    out, refusals = tmp_path / "run", []
+    original = StepProgress.on_train_batch_end
+    owner = f"process {os.getpid()} on {os.uname().nodename}"
+
+    def meddle(self, trainer, *args):
+        original(self, trainer, *args)
+        if trainer.global_step != 2:
+            return
+        files = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+        for start in (resume, lambda o: resume(o, asked=run), lambda o: pretrain(run, o)):
+            with pytest.raises(
+                ConfigError, match=f"A run is going on in {out} .{owner}"
+            ) as refused:
+                start(out)
+            refusals.append(refused)
+        assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == files
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepProgress, "on_train_batch_end", meddle)
+        pretrain(run, out, vocab=toy_vocab())
+    assert len(refusals) == 3
+    release_lock(take_lock(out / LOCK))
+
+
+def test_a_run_that_failed_lets_go_of_its_folder(stopped):
+    release_lock(take_lock(stopped / LOCK))
+
+
+def test_folder_without_locks_is_warned_of(stopped, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(ScfmWarning, match="cannot be locked"):
+        resume(stopped)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"checkpoints": {"every_n_steps": 3}}, r"every_n_steps=3 .* train\.validate_every=5"),
+        ({"loader": {"held_out_share": 0.0}}, "needs held-out cells"),
+        ({"loader": {"max_held_out": 0}}, "needs held-out cells"),
+    ],
+)
+def test_best_that_nobody_could_know_is_refused(run, tmp_path, change, words):
+    """Before the folder is a run."""
+    best = changed(run, {"checkpoints": {"keep_best": 1}})
+    with pytest.raises(ConfigError, match=words):
+        pretrain(changed(best, change), tmp_path / "run", vocab=toy_vocab())
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_best_that_nobody_could_know_is_refused_later_too(stopped):
+    with pytest.raises(ConfigError, match="divide it"):
+        resume(stopped, ["checkpoints.keep_best=1", "checkpoints.every_n_steps=3"])
 
 
 def test_run_is_recorded_on_the_processes_it_has(run, monkeypatch):
