@@ -23,6 +23,7 @@ from scfm.tasks.pretrain_module import METRICS, PretrainModule
 from scfm.tasks.pretrain_run import (
     PretrainRun,
     absolute,
+    check,
     moved,
     on_these_processes,
     read_run,
@@ -52,6 +53,7 @@ def pretrain(run: PretrainRun, out: Path, *, vocab: GeneVocab | None = None) -> 
             f"{out} already holds a run. Go on with it: scfm pretrain --out {out} --resume; or "
             "give another --out."
         )
+    check(run)
     if not run.data:
         raise ConfigError("No data to train on. Name count files: --data cells.h5ad")
     make_folder(out)
