@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -39,6 +39,7 @@ def load_config(cls: type[Config], name: str, overrides: Iterable[str] = ()) -> 
 def from_mapping(cls: type[Config], settings: Mapping[str, Any], *, where: str) -> Config:
     """Check a mapping against a dataclass, nested ones included."""
     _refuse_unknown_keys(cls, settings, "", where)
+    _refuse_booleans(cls, settings, "", where)
     try:
         return TypeAdapter(cls).validate_python(settings)
     except ValidationError as error:
@@ -109,6 +110,30 @@ def _refuse_unknown_keys(cls: Any, settings: Any, prefix: str, where: str) -> No
                 f"{'Section ' + prefix[:-1] if prefix else 'A run'} has: {', '.join(known)}."
             )
         _refuse_unknown_keys(hints[key], value, f"{prefix}{key}.", where)
+
+
+def _refuse_booleans(cls: Any, settings: Any, prefix: str, where: str) -> None:
+    """A truth value where none is meant: pydantic would take it for 0 or 1."""
+    if not dataclasses.is_dataclass(cls) or not isinstance(settings, Mapping):
+        return
+    for key, hint in get_type_hints(cls).items():
+        value = settings.get(key)
+        if _holds_boolean(value) and not _takes_booleans(hint):
+            raise ConfigError(f"{where}: {prefix}{key} takes no truth value, got {value}.")
+        _refuse_booleans(hint, value, f"{prefix}{key}.", where)
+
+
+def _takes_booleans(hint: Any) -> bool:
+    # a section's keys are looked at one by one
+    is_it = hint is bool or dataclasses.is_dataclass(hint)
+    return is_it or any(map(_takes_booleans, get_args(hint)))
+
+
+def _holds_boolean(value: Any) -> bool:
+    if isinstance(value, Mapping | list | tuple):
+        inner = value.values() if isinstance(value, Mapping) else value
+        return any(map(_holds_boolean, inner))
+    return isinstance(value, bool)
 
 
 def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:

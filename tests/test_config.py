@@ -65,3 +65,26 @@ def test_override_of_a_value_as_if_a_section():
 def test_missing_file():
     with pytest.raises(ConfigError, match=r"There is no config file nowhere\.yaml"):
         load_config(PretrainRun, "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("train.devices=true", "train.steps=false", "optim.lr=true", "seed=true"),
+        *("loader.batch_tokens=true", "loader.weights={T: true}", "checkpoints.keep_last=true"),
+    ],
+)
+def test_a_truth_value_is_no_number(override):
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"{key} takes no truth value, got .*(True|False)"):
+        load_config(PretrainRun, "scfm-tiny", [override])
+
+
+def test_what_looks_like_another_kind_still_passes():
+    overrides = ["train.devices=auto", "train.compile=true", "optim.lr=1", "data=[a.h5ad]"]
+    more = ["optim.weight_decay=1e-2", "loader.balance=cell_type", "loader.weights={T: 2}"]
+    run = load_config(PretrainRun, "scfm-tiny", [*overrides, *more, "loader.batch_tokens=null"])
+    assert (run.train.devices, run.train.compile) == ("auto", True)
+    assert (run.optim.lr, run.optim.weight_decay) == (1.0, 0.01)
+    assert run.loader.weights == {"T": 2.0}
+    assert run.data == ("a.h5ad",)

@@ -60,3 +60,16 @@ def test_make_targets_exist():
 
 def test_no_figure_is_missing():
     assert "@@" not in README
+
+
+@pytest.mark.parametrize(
+    "path",
+    [ROOT / "README.md", ROOT / "launch" / "README.md", *sorted((ROOT / "docs").glob("*.md"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_relative_links_lead_somewhere(path):
+    links = re.findall(r"\]\(([^)\s]+)\)", path.read_text())
+    for link in links:
+        place = link.partition("#")[0]
+        if place and not re.match(r"[a-z]+:", place):
+            assert (path.parent / place).exists(), f"{path.name} links to {link}"

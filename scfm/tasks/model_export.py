@@ -5,7 +5,6 @@ out  float32 weights, config, vocabulary and provenance
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from scfm.config import to_mapping
 from scfm.errors import ModelError
 from scfm.model.pretrained import ScfmModel, save_model
-from scfm.tasks.pretrain_run import PretrainRun
+from scfm.tasks.pretrain_run import PretrainRun, with_paths
 from scfm.tokens.vocab import GeneVocab
 from scfm.train.checkpoint_files import read_manifest
 from scfm.train.consolidate import whole_weights
@@ -48,7 +47,7 @@ def _provenance(run: PretrainRun, out: Path, step: int) -> dict[str, Any]:
         "made_by": f"scfm {__version__} pretrain",
         "steps": step,
         # File names alone: where they lay is nobody's business.
-        "run": to_mapping(replace(run, data=tuple(Path(path).name for path in run.data))),
+        "run": to_mapping(with_paths(run, lambda path: Path(path).name)),
         "data": {
             "files": [[Path(path).name, digest] for path, digest in data["files"]],
             "stores": [[Path(s["path"]).name, s["manifest_sha256"]] for s in data["stores"]],

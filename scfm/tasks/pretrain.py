@@ -26,6 +26,7 @@ from scfm.tasks.pretrain_module import METRICS, PretrainModule
 from scfm.tasks.pretrain_run import (
     PretrainRun,
     absolute,
+    check,
     moved,
     on_these_processes,
     read_run,
@@ -55,6 +56,7 @@ def pretrain(run: PretrainRun, out: Path, *, vocab: GeneVocab | None = None) -> 
     """
     if not run.data:
         raise ConfigError("No data to train on. Name count files: --data cells.h5ad")
+    check(run)
     with _alone_in(out):
         return _begin(run, out, vocab or GeneVocab.human())
 

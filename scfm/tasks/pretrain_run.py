@@ -4,32 +4,38 @@ in   a YAML file or a run folder
 out  PretrainRun
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from scfm.config import load_config, to_mapping
 from scfm.data.soma_address import absolute_address, is_address
-from scfm.errors import ConfigError
+from scfm.errors import ConfigError, ScfmWarning
 from scfm.model.config import ModelSizes
 from scfm.tasks.pretrain_module import ObjectiveConfig
 from scfm.tokens.collate import TokenConfig
 from scfm.tokens.inputs import InputConfig
 from scfm.train.checkpoint import CheckpointConfig
+from scfm.train.checkpoint_mirror import Mirror
 from scfm.train.datamodule import LoaderConfig
-from scfm.train.guard import GuardConfig
+from scfm.train.guard import GuardConfig, require_can_skip
 from scfm.train.loggers import LoggingConfig
 from scfm.train.optim import OptimConfig
 from scfm.train.processes import is_one_of_several, local_world_size, world_size
+from scfm.train.strategy import build_strategy
 from scfm.train.trainer import TrainConfig
 
 # What may differ when a run goes on: where it runs and what is kept of it, never what it computes.
+# The guard too: it changes what happens at a bad step only, and a run that it stopped could not go
+# on else. That it changed is said.
 MACHINE_KEYS = (
     *("train.accelerator", "train.devices", "train.num_nodes", "train.strategy"),
     *("train.offload", "train.offload_to", "train.deepspeed", "train.recompute", "train.compile"),
     *(f"checkpoints.{f.name}" for f in fields(CheckpointConfig)),
     *(f"logging.{f.name}" for f in fields(LoggingConfig)),
+    *(f"guard.{f.name}" for f in fields(GuardConfig)),
     "loader.prefetch",
 )
 
@@ -62,6 +68,18 @@ def asked_for(config: str | None, data: Sequence[str], overrides: Sequence[str])
     return replace(run, data=tuple(data)) if data else run
 
 
+def check(run: PretrainRun) -> None:
+    """Refuse what cannot be, before anything of the run is written.
+
+    Raises ConfigError for a strategy that this machine or the settings cannot have, a guard that
+    the strategy cannot have, and a mirror that nobody can open.
+    """
+    require_can_skip(run.guard, run.train.strategy)
+    if run.checkpoints.mirror:
+        Mirror(run.checkpoints.mirror)
+    build_strategy(run.train)
+
+
 def read_run(out: Path, overrides: Sequence[str] = ()) -> PretrainRun:
     """The settings a run was started with."""
     path = out / "config.yaml"
@@ -73,7 +91,8 @@ def read_run(out: Path, overrides: Sequence[str] = ()) -> PretrainRun:
 def moved(out: Path, asked: PretrainRun) -> PretrainRun:
     """The run in ``out`` on the machine that ``asked`` names, and with its checkpoints and logging.
 
-    Raises ConfigError where ``asked`` differs in anything else; no data is no difference.
+    Raises ConfigError where ``asked`` differs in anything else; no data is no difference. Another
+    guard is said with a ScfmWarning.
     """
     recorded = read_run(out)
     asked = replace(absolute(asked), data=absolute(asked).data or recorded.data)
@@ -84,9 +103,16 @@ def moved(out: Path, asked: PretrainRun) -> PretrainRun:
         raise ConfigError(
             "--resume goes on with the run as it was configured, and what the command asks would "
             f"change it: {words}. Leave that out, or start another run with another --out. Only "
-            "the machine may differ (train.devices, train.strategy, ...), checkpoints.*, logging.* "
-            "and loader.prefetch."
+            "the machine may differ (train.devices, train.recompute, ...; of train.strategy auto "
+            "and ddp are one, others stay), checkpoints.*, logging.*, guard.* and loader.prefetch."
         )
+    for key in was:
+        if key.startswith("guard.") and was[key] != wanted[key]:
+            warnings.warn(
+                f"{key} was {was[key]} when the run in {out} began; it goes on with {wanted[key]}.",
+                ScfmWarning,
+                stacklevel=2,
+            )
     return asked
 
 
@@ -110,10 +136,28 @@ def on_these_processes(run: PretrainRun) -> PretrainRun:
 
 def absolute(run: PretrainRun) -> PretrainRun:
     """File paths made absolute, so that a resume finds them from anywhere."""
-    return replace(run, data=tuple(map(_absolute_path, run.data)))
+    return with_paths(run, _absolute_path)
+
+
+def with_paths(run: PretrainRun, change: Callable[[str], str]) -> PretrainRun:
+    """Each path and URL of the run passed through ``change``."""
+    train, mirror = run.train, run.checkpoints.mirror
+    to_cpu = train.offload_to == "cpu"  # no folder
+    return replace(
+        run,
+        data=tuple(map(change, run.data)),
+        train=replace(
+            train,
+            offload_to=train.offload_to if to_cpu else change(train.offload_to),
+            deepspeed=None if train.deepspeed is None else change(train.deepspeed),
+        ),
+        checkpoints=replace(run.checkpoints, mirror=None if mirror is None else change(mirror)),
+    )
 
 
 def _absolute_path(path: str) -> str:
     if is_address(path):
         return absolute_address(path)
-    return path if "://" in path else str(Path(path).absolute())
+    # fsspec reads ~ as the home folder
+    stays = "://" in path or path.startswith("~/")
+    return path if stays else str(Path(path).absolute())

@@ -149,9 +149,18 @@ def make_plan(run: PretrainRun, ask: PlanRequest) -> Plan:
 
 
 def on_devices(run: PretrainRun, processes: int | None) -> PretrainRun:
-    """The run on so many processes, told to its config; one is meant by devices=auto."""
+    """The run on so many processes, told to its config; one is meant by devices=auto.
+
+    Raises ConfigError for processes that do not divide over the config's machines.
+    """
+    nodes = run.train.num_nodes
     if processes is not None:
-        train = replace(run.train, devices=processes, num_nodes=1)
+        if processes % nodes:
+            raise ConfigError(
+                f"--gpus {processes}, in all, do not divide over train.num_nodes={nodes} machines. "
+                f"Name a multiple of {nodes}, or --set train.num_nodes=1."
+            )
+        train = replace(run.train, devices=processes // nodes)
     else:
         devices = 1 if run.train.devices == "auto" else run.train.devices
         train = replace(run.train, devices=devices)

@@ -4,8 +4,8 @@ in   a trainer's events
 out  RUN/nonfinite.json; DivergedError, or a step that was not taken
 
 Every loss and gradient norm stays on the device until a step is logged or a checkpoint is to be
-written; then one look tells of all of them, over all processes. Skipping cannot wait: it looks at
-every step.
+written, or for 100 steps; then one look tells of all of them, over all processes. Skipping cannot
+wait: it looks at every step.
 """
 
 import json
@@ -29,6 +29,7 @@ from scfm.train.loggers import is_logged, log_row
 from scfm.train.processes import AnotherSaysWhy
 
 FILE = "nonfinite.json"
+LOOK_EVERY = 100  # steps at most: what is kept of each until the next look stays bounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +70,9 @@ class FiniteGuard(L.Callback):
     """
 
     def __init__(self, run: Path, batches: HostBatches, config: GuardConfig, strategy: str):
-        if config.on_nonfinite == "skip" and strategy.startswith("deepspeed"):
-            raise ConfigError(
-                "guard.on_nonfinite=skip does not work with deepspeed, which keeps gradients to "
-                "itself; use --set guard.on_nonfinite=stop, or train.strategy=fsdp."
-            )
+        require_can_skip(config, strategy)
         self.file, self.batches, self.config = run / FILE, batches, config
+        self.can_skip = can_skip(strategy)
         self.skips = config.on_nonfinite == "skip"
         self.n_skipped = 0
         self.seen: list[Seen] = []  # since the last look
@@ -108,11 +106,10 @@ class FiniteGuard(L.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        if not is_logged(trainer, batch_idx):
-            return
         if self.skips:
-            log_row(trainer, {"skipped": self.n_skipped})
-        elif not self._all_finite(trainer):
+            if is_logged(trainer, batch_idx):
+                log_row(trainer, {"skipped": self.n_skipped})
+        elif looks(trainer, batch_idx) and not self._all_finite(trainer):
             self._stop(trainer)
 
     def on_save_checkpoint(
@@ -142,10 +139,13 @@ class FiniteGuard(L.Callback):
 
     def _stop(self, trainer: L.Trainer, what: str | None = None) -> None:
         step, found = self._record(trainer, "stopped", what)
+        # an update that spoils weights by finite gradients would spoil them again
+        by_skipping = self.can_skip and found != "weights"
+        skip = "go on with --resume --set guard.on_nonfinite=skip, or " if by_skipping else ""
         raise _error(trainer)(
             f"The {found} of step {step:,} is not finite: the run diverged, or a cell is broken. "
-            f"The step's cells are named in {self.file}. The last checkpoint is kept. Start a new "
-            "run with a lower --set optim.lr=..., or with --set guard.on_nonfinite=skip."
+            f"The step's cells are named in {self.file}. The last checkpoint is kept: {skip}start "
+            "a new run with a lower --set optim.lr=..."
         )
 
     def _skip(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -159,8 +159,8 @@ class FiniteGuard(L.Callback):
             raise _error(trainer)(
                 f"The {found} of step {step:,} is not finite, and {self.config.max_skipped:,} "
                 f"steps were skipped before (guard.max_skipped). Their cells are named in "
-                f"{self.file}. The last checkpoint is kept. Start a new run with a lower --set "
-                "optim.lr=..."
+                f"{self.file}. The last checkpoint is kept: start a new run with a lower --set "
+                "optim.lr=..., or go on with --resume and a higher --set guard.max_skipped=..."
             )
         rank_zero_warn(
             f"Step {step:,} is skipped: its {found} is not finite. {self.n_skipped:,} of at most "
@@ -207,6 +207,27 @@ class FiniteGuard(L.Callback):
         entries = [e for e in read_nonfinite(self.file) if e["step"] < entry["step"]]
         with atomic_path(self.file) as temporary:
             temporary.write_text(json.dumps([*entries, entry], indent=1) + "\n")
+
+
+def can_skip(strategy: str) -> bool:
+    """Whether a train.strategy lets a step be skipped: DeepSpeed keeps gradients to itself."""
+    return not strategy.startswith("deepspeed")
+
+
+def require_can_skip(config: GuardConfig, strategy: str) -> None:
+    """Raise ConfigError where skipping is asked of a train.strategy that cannot."""
+    if config.on_nonfinite == "skip" and not can_skip(strategy):
+        raise ConfigError(
+            "guard.on_nonfinite=skip does not work with deepspeed, which keeps gradients to "
+            "itself; use --set guard.on_nonfinite=stop, or begin with train.strategy=fsdp."
+        )
+
+
+def looks(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether this micro-batch is the last of a step that is logged, or of a hundredth one."""
+    is_last = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+    is_due = is_last and trainer.global_step % LOOK_EVERY == 0
+    return is_due or is_logged(trainer, batch_idx)
 
 
 def read_nonfinite(file: Path) -> list[dict[str, Any]]:

@@ -27,21 +27,52 @@ from scfm.train.checkpoint_io import SafeDeepSpeed, ShardingStrategy
 from scfm.train.processes import world_size
 from scfm.train.settings import Precision, TrainConfig
 
-# What a file of machine settings may hold: nothing that could move a loss.
-MACHINE_SETTINGS = {
-    "zero_optimization": {
-        *("allgather_partitions", "allgather_bucket_size", "overlap_comm", "reduce_scatter"),
-        *("reduce_bucket_size", "contiguous_gradients", "round_robin_gradients", "sub_group_size"),
-        *("stage3_prefetch_bucket_size", "stage3_param_persistence_threshold"),
-        *("stage3_max_live_parameters", "stage3_max_reuse_distance"),
-        *("offload_optimizer", "offload_param"),
-    },
-    "aio": {"block_size", "queue_depth", "single_submit", "overlap_events", "thread_count"},
-    "comms_logger": {"enabled", "verbose", "prof_all", "debug"},
-    "wall_clock_breakdown": None,
-    "steps_per_print": None,
+# What a value in a file of machine settings may be, in words.
+FLAG = "true or false"
+COUNT = "a whole number, at least 0"
+POSITIVE = "a whole number above 0"
+SHARE = "a number from 0 to 1"
+# What such a file may hold: nothing that could move a loss.
+OFFLOAD_OPTIMIZER = {
+    "pin_memory": FLAG,
+    "buffer_count": POSITIVE,
+    "fast_init": FLAG,
+    "ratio": SHARE,
 }
-OFFLOAD_SETTINGS = {"pin_memory", "buffer_count", "buffer_size", "max_in_cpu", "fast_init", "ratio"}
+OFFLOAD_PARAM = {
+    "pin_memory": FLAG,
+    "buffer_count": POSITIVE,
+    "buffer_size": POSITIVE,
+    "max_in_cpu": COUNT,
+}
+MACHINE_SETTINGS: dict[str, Any] = {
+    "zero_optimization": {
+        "allgather_partitions": FLAG,
+        "allgather_bucket_size": POSITIVE,
+        "overlap_comm": FLAG,
+        "reduce_scatter": FLAG,
+        "reduce_bucket_size": POSITIVE,
+        "contiguous_gradients": FLAG,
+        "round_robin_gradients": FLAG,
+        "sub_group_size": POSITIVE,
+        "stage3_prefetch_bucket_size": COUNT,
+        "stage3_param_persistence_threshold": COUNT,
+        "stage3_max_live_parameters": COUNT,
+        "stage3_max_reuse_distance": COUNT,
+        "offload_optimizer": OFFLOAD_OPTIMIZER,
+        "offload_param": OFFLOAD_PARAM,
+    },
+    "aio": {
+        "block_size": POSITIVE,
+        "queue_depth": POSITIVE,
+        "single_submit": FLAG,
+        "overlap_events": FLAG,
+        "thread_count": POSITIVE,
+    },
+    "comms_logger": {"enabled": FLAG, "verbose": FLAG, "prof_all": FLAG, "debug": FLAG},
+    "wall_clock_breakdown": FLAG,
+    "steps_per_print": POSITIVE,
+}
 
 
 def build_strategy(config: TrainConfig) -> tuple[Strategy | str, Precision]:
@@ -127,25 +158,37 @@ def _offload_device(config: TrainConfig) -> dict[str, Any]:
 
 
 def read_machine_settings(path: Path) -> dict[str, Any]:
-    """A JSON file for DeepSpeed. Raises ConfigError for what is no machine's business."""
+    """A JSON file for DeepSpeed.
+
+    Raises ConfigError for a file that is none, what is no machine's business, and values of
+    another kind than DeepSpeed takes.
+    """
     try:
-        settings = json.loads(path.read_text())
+        settings = json.loads(path.read_text(), parse_float=_number)
     except FileNotFoundError as error:
         raise ConfigError(
             f"There is no file {path} (train.deepspeed). Examples: launch/deepspeed."
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(
+            f"{path} (train.deepspeed) cannot be read: {error.strerror}. Name a JSON file; "
+            "examples: launch/deepspeed."
+        ) from error
+    except ValueError as error:  # no JSON, no text, or a number of thousands of digits
         raise ConfigError(f"{path} (train.deepspeed) is not readable JSON: {error}.") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} (train.deepspeed) must hold an object of settings.")
-    _refuse_more_than(MACHINE_SETTINGS, settings, path, "")
-    zero = settings.get("zero_optimization", {})
-    for key in ("offload_optimizer", "offload_param"):
-        _refuse_more_than(dict.fromkeys(OFFLOAD_SETTINGS), zero.get(key, {}), path, f"{key}.")
+    _require_known(MACHINE_SETTINGS, settings, path, "")
     return settings
 
 
-def _refuse_more_than(
+def _number(text: str) -> int | float:
+    """5e8 is a whole number, and some of DeepSpeed's take no other."""
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
+def _require_known(
     allowed: Mapping[str, Any], settings: Mapping[str, Any], path: Path, prefix: str
 ) -> None:
     for key, value in settings.items():
@@ -155,11 +198,23 @@ def _refuse_more_than(
                 "changes the loss stands in the run's config alone. Known: "
                 f"{', '.join(sorted(allowed))}."
             )
-        inner = allowed[key]
-        if inner is not None:
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{path} (train.deepspeed): {prefix}{key} must be an object.")
-            _refuse_more_than(dict.fromkeys(inner), value, path, f"{prefix}{key}.")
+        wanted = allowed[key]
+        is_section = isinstance(wanted, Mapping)
+        if is_section and isinstance(value, Mapping):
+            _require_known(wanted, value, path, f"{prefix}{key}.")
+        elif is_section or not _is_of_kind(value, wanted):
+            kind = "an object" if is_section else wanted
+            raise ConfigError(
+                f"{path} (train.deepspeed): {prefix}{key} must be {kind}, got {value!r}."
+            )
+
+
+def _is_of_kind(value: Any, kind: str) -> bool:
+    if isinstance(value, bool) or kind == FLAG:
+        return isinstance(value, bool) and kind == FLAG
+    if kind == SHARE:
+        return isinstance(value, int | float) and 0 <= value <= 1
+    return isinstance(value, int) and value >= (kind == POSITIVE)
 
 
 def _deepspeed_class(on_cpu: bool) -> type:

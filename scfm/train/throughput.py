@@ -10,7 +10,7 @@ the processor wait for a device, or a process for another.
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +31,21 @@ Flops = Callable[[Lengths, Lengths], float]  # of cells with so many visible tok
 
 @dataclass
 class Work:
-    """One process's since the last logged step."""
+    """One process's since the last logged step. ``of_cells`` counts operations; None: none are."""
 
+    of_cells: Flops | None = None
     cells: int = 0
     tokens: int = 0
-    visible: list[Lengths] = field(default_factory=list)
-    targets: list[Lengths] = field(default_factory=list)
+    flops: float = 0.0
 
     def add(self, batch: MicroBatch) -> None:
         if batch.n_cells == 0:  # it looks at another process's cell, which counts there
             return
         self.cells += batch.n_cells
         self.tokens += batch.n_tokens
-        visible, targets = token_counts(batch)
-        self.visible.append(visible)
-        self.targets.append(targets)
-
-    def flops(self, of_cells: Flops) -> float:
-        if not self.visible:
-            return 0.0
-        return of_cells(np.concatenate(self.visible), np.concatenate(self.targets))
+        if self.of_cells is not None:
+            # at once, since a sum over cells needs no list of them
+            self.flops += self.of_cells(*token_counts(batch))
 
 
 class WaitClock(PassThroughProfiler):
@@ -104,7 +99,7 @@ class Throughput(L.Callback):
         self._begin()
 
     def _begin(self) -> None:
-        self.work, self.paused = Work(), 0.0
+        self.work, self.paused = Work(self.flops), 0.0
         self.clock.seconds, self.since = 0.0, time.perf_counter()
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -139,9 +134,8 @@ class Throughput(L.Callback):
 
     def _numbers(self, trainer: L.Trainer, device: torch.device) -> dict[str, float]:
         seconds = time.perf_counter() - self.since - self.paused
-        flops = self.work.flops(self.flops) if self.flops else 0.0
-        memory = memory_peak(device)
-        own = [self.work.cells, self.work.tokens, flops, self.clock.seconds, memory or 0.0]
+        work, memory = self.work, memory_peak(device)
+        own = [work.cells, work.tokens, work.flops, self.clock.seconds, memory or 0.0]
         of_all = over_processes(trainer, own)
         cells, tokens, flops, waited, _ = of_all.sum(axis=0).tolist()
         numbers = {

@@ -14,11 +14,19 @@ import pandas as pd
 import pytest
 import yaml
 
-from scfm.config import from_mapping, to_mapping
+from scfm.config import from_mapping, to_mapping, to_yaml
 from scfm.data.lock import LOCK, release_lock, take_lock
 from scfm.errors import ConfigError, InputError, Interrupted, ScfmWarning
 from scfm.tasks.pretrain import pretrain, resume
-from scfm.tasks.pretrain_run import MACHINE_KEYS, PretrainRun, on_these_processes, read_run
+from scfm.tasks.pretrain_run import (
+    MACHINE_KEYS,
+    PretrainRun,
+    absolute,
+    moved,
+    on_these_processes,
+    read_run,
+    with_paths,
+)
 from scfm.train.checkpoint import CheckpointConfig
 from scfm.train.checkpoint_files import checkpoints
 from scfm.train.datamodule import LoaderConfig
@@ -138,7 +146,7 @@ def test_every_other_key_is_held_fast(run):
     assert {key for key in fast if key.startswith("train.")} == {
         *("train.steps", "train.precision", "train.accumulate", "train.validate_every")
     }
-    assert not [key for key in fast if key.startswith(("checkpoints.", "logging."))]
+    assert not [key for key in fast if key.startswith(("checkpoints.", "logging.", "guard."))]
 
 
 def test_run_that_never_began_begins(run, tmp_path):
@@ -261,3 +269,76 @@ def test_config_yaml_makes_the_folder_a_run(run, stopped):
     written = {name: (stopped / name).stat().st_mtime_ns for name in ("vocab.tsv", "data.json")}
     assert (stopped / "config.yaml").stat().st_mtime_ns >= max(written.values())
     assert yaml.safe_load((stopped / "config.yaml").read_text()) == to_mapping(run)
+
+
+@pytest.fixture
+def recorded(run, tmp_path) -> Path:
+    """A run folder as far as what it is to be is written down."""
+    out = tmp_path / "recorded"
+    out.mkdir()
+    (out / "config.yaml").write_text(to_yaml(absolute(run)))
+    return out
+
+
+def test_another_guard_is_taken_and_said(run, recorded):
+    asked = changed(run, {"guard": {"on_nonfinite": "skip"}})
+    with pytest.warns(ScfmWarning, match=r"guard\.on_nonfinite was stop when .* on with skip"):
+        assert moved(recorded, asked).guard.on_nonfinite == "skip"
+    assert read_run(recorded) == run
+
+
+def test_another_strategy_is_explained(run, recorded):
+    with pytest.raises(ConfigError, match=r"of train\.strategy auto and ddp are one, others stay"):
+        moved(recorded, changed(run, {"seed": 1}))
+
+
+MACHINE_PATHS = {
+    "train": {
+        **{"strategy": "deepspeed_3", "offload": "parameters"},
+        **{"offload_to": "drive", "deepspeed": "machine.json"},
+    },
+    "checkpoints": {"mirror": "copies"},
+}
+
+
+def test_paths_are_recorded_whole(run, tmp_path, monkeypatch):
+    """And the same relative path is the same again, where it is asked from the same folder."""
+    monkeypatch.chdir(tmp_path)
+    run = changed(run, MACHINE_PATHS)
+    found = absolute(run)
+    assert found.train.offload_to == str(tmp_path / "drive")
+    assert found.train.deepspeed == str(tmp_path / "machine.json")
+    assert found.checkpoints.mirror == str(tmp_path / "copies")
+    (tmp_path / "config.yaml").write_text(to_yaml(found))
+    assert moved(tmp_path, run) == read_run(tmp_path) == found
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert absolute(read_run(tmp_path)) == found
+    names = to_mapping(with_paths(found, lambda path: Path(path).name))
+    assert "/" not in str(names)
+    assert names["train"]["offload_to"] == "drive"
+
+
+@pytest.mark.parametrize("mirror", ["s3://bucket/run", "memory://run", "~/copies", None])
+def test_what_is_no_relative_path_stays(run, mirror):
+    run = changed(run, {"checkpoints": {"mirror": mirror}})
+    assert absolute(run) == run
+    assert absolute(run).train.offload_to == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"checkpoints": {"mirror": "foo://bar"}}, "mirror=foo://bar cannot be opened"),
+        (
+            {"train": {"strategy": "deepspeed_2"}, "guard": {"on_nonfinite": "skip"}},
+            "on_nonfinite=skip does not work with deepspeed",
+        ),
+        ({"train": {"deepspeed": "x.json"}}, "x.json needs train.strategy=deepspeed_1"),
+        ({"train": {"strategy": "deepspeed_1", "deepspeed": "x.json"}}, "no file x.json"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(run, tmp_path, change, said):
+    with pytest.raises(ConfigError, match=said):
+        pretrain(changed(run, change), tmp_path / "new", vocab=toy_vocab())
+    assert not (tmp_path / "new").exists()

@@ -116,6 +116,10 @@ def test_known_devices_have_a_peak():
         (["--cells", "1e6", "--memory", "-3"], "--memory must be above 0"),
         (["--cells", "1e6", "--genes-per-cell", "0"], "--genes-per-cell must be at least 1"),
         (["--cells", "1e6", "--device", "h10"], "Known are cpu, b200"),
+        (
+            ["--cells", "1e6", "--gpus", "3", "--set", "train.num_nodes=2"],
+            "--gpus 3, in all, do not divide over train.num_nodes=2 machines",
+        ),
     ],
 )
 def test_nonsense_is_refused(arguments, message, capsys):

@@ -20,6 +20,7 @@ from scfm.train.datamodule import CellLoader
 from scfm.train.guard import FiniteGuard, GuardConfig, own_norm, read_nonfinite
 from scfm.train.host_batch import HostBatches
 from scfm.train.loggers import read_metrics
+from scfm.train.processes import AnotherSaysWhy
 from scfm.train.progress import StepProgress
 from scfm.train.spikes import LEAST, RATE, LossSpikes, RunningLoss
 from tests.toys import toy_vocab
@@ -272,3 +273,55 @@ def test_a_spike_is_said_once_marked_and_known_after_a_resume(rng):
         assert len(said) == 2
         assert "jumped to 3 at step 41" in str(said[0].message)
     assert marked == [[41, 42, 44]] * 2
+
+
+def test_a_stopped_run_goes_on_by_skipping_as_its_error_says(tmp_path, rng, monkeypatch):
+    spoil(monkeypatch, not_a_number)
+    run = changed(toy_run(tmp_path, rng), checkpoints={"every_n_steps": 2})
+    with pytest.raises(DivergedError, match=r"--resume --set guard\.on_nonfinite=skip"):
+        pretrain(run, tmp_path / "run", vocab=toy_vocab())
+    with (
+        pytest.warns(ScfmWarning, match=r"guard\.on_nonfinite was stop .* goes on with skip"),
+        pytest.warns(ScfmWarning, match=f"Step {BAD} is skipped"),
+    ):
+        resume(tmp_path / "run", ["guard.on_nonfinite=skip"])
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
+    assert [row["skipped"] for row in rows] == ["", "", "0", "1", "1", "1"]
+
+
+def test_what_is_kept_is_looked_at_every_hundred_steps(tmp_path):
+    """However seldom steps are logged; two micro-batches a step."""
+    trainer = fake_trainer()
+    trainer.accumulate_grad_batches, trainer.world_size = 2, 1
+    trainer.strategy.root_device, trainer.is_global_zero = torch.device("cpu"), False
+    trainer._logger_connector.should_update_logs = False
+    batches, module = Mock(HostBatches, cells=[]), Mock(L.LightningModule)
+    guard = FiniteGuard(tmp_path, batches, GuardConfig(), "auto")
+    most = 0
+
+    def train():
+        nonlocal most
+        for batch in range(700):
+            trainer.global_step = batch // 2
+            bad = torch.tensor(torch.nan if batch == 2 * 249 else 1.0)  # of step 250
+            guard.on_before_backward(trainer, module, bad)
+            most = max(most, len(guard.seen))
+            trainer.global_step = (batch + 1) // 2
+            guard.on_train_batch_end(trainer, module, None, None, batch)
+
+    with pytest.raises(AnotherSaysWhy, match="The loss of step 250 is not finite"):
+        train()
+    assert (most, trainer.global_step) == (200, 300)
+
+
+def test_deepspeed_is_not_told_to_skip(tmp_path, monkeypatch):
+    """Nor is a run whose weights an update of finite gradients spoiled."""
+    for strategy, found, may in (
+        *(("auto", "loss", True), ("auto", "weights", False), ("deepspeed_2", "loss", False)),
+    ):
+        guard = FiniteGuard(tmp_path, HostBatches(), GuardConfig(), strategy)
+        monkeypatch.setattr(guard, "_record", lambda *_, found=found: (3, found))
+        with pytest.raises(DivergedError, match="start a new run with a lower") as stopped:
+            guard._stop(fake_trainer())
+        assert ("on_nonfinite=skip" in str(stopped.value)) == may

@@ -19,7 +19,14 @@ from scfm.train.gradients import engine_gradient_norm, gradient_norm, undivided
 from scfm.train.loggers import LoggingConfig
 from scfm.train.optim import OptimConfig
 from scfm.train.settings import TrainConfig
-from scfm.train.strategy import MACHINE_SETTINGS, build_strategy, deepspeed_settings
+from scfm.train.strategy import (
+    MACHINE_SETTINGS,
+    OFFLOAD_OPTIMIZER,
+    OFFLOAD_PARAM,
+    build_strategy,
+    deepspeed_settings,
+    read_machine_settings,
+)
 from scfm.train.trainer import build_trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,13 +179,60 @@ def test_a_machine_file_that_is_none(tmp_path):
         build_strategy(TrainConfig(strategy="fsdp", deepspeed="x.json"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"zero_optimization": {"offload_optimizer": []}}, "offload_optimizer must be an object"),
+        ({"zero_optimization": {"reduce_bucket_size": "a lot"}}, "number above 0, got .a lot"),
+        ({"zero_optimization": {"reduce_bucket_size": 0.5}}, "a whole number above 0, got 0.5"),
+        ({"zero_optimization": {"stage3_max_reuse_distance": -1}}, "at least 0, got -1"),
+        ({"zero_optimization": {"overlap_comm": 1}}, "overlap_comm must be true or false, got 1"),
+        ({"zero_optimization": {"offload_param": {"ratio": 1}}}, "sets .*offload_param.ratio"),
+        ({"zero_optimization": {"offload_optimizer": {"ratio": 2}}}, "a number from 0 to 1, got 2"),
+        ({"steps_per_print": "x"}, "steps_per_print must be a whole number above 0, got 'x'"),
+        ({"steps_per_print": True}, "steps_per_print must be a whole number above 0, got True"),
+        ({"aio": {"thread_count": 0}}, "aio.thread_count must be a whole number above 0, got 0"),
+        ({"comms_logger": {"enabled": None}}, "comms_logger.enabled must be true or false"),
+    ],
+)
+def test_values_of_a_machine_file_are_of_the_kind_that_deepspeed_takes(tmp_path, settings, said):
+    path = tmp_path / "machine.json"
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=rf"machine\.json \(train\.deepspeed\).*{said}"):
+        read_machine_settings(path)
+
+
+def test_a_whole_number_may_be_written_as_a_power(tmp_path):
+    path = tmp_path / "machine.json"
+    path.write_text('{"zero_optimization": {"reduce_bucket_size": 5e8}}')
+    size = read_machine_settings(path)["zero_optimization"]["reduce_bucket_size"]
+    assert (size, type(size)) == (500_000_000, int)
+
+
+def test_a_machine_file_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.deepspeed.* cannot be read: Is a directory"):
+        read_machine_settings(tmp_path)
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"bytes\.json .* is not readable JSON"):
+        read_machine_settings(tmp_path / "bytes.json")
+    with pytest.raises(ConfigError, match="cannot be read: Not a directory"):
+        read_machine_settings(tmp_path / "bytes.json" / "inner.json")
+
+
 def test_settings_for_machines_are_known_to_deepspeed():
     """By its own models of its configuration."""
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.comm.config import CommsLoggerConfig
+    from deepspeed.runtime.zero import config, offload_config
 
-    fields = DeepSpeedZeroConfig.model_fields
-    known = {*fields, *(str(field.alias) for field in fields.values())}
-    assert set(MACHINE_SETTINGS["zero_optimization"]) <= known
+    for model, settings in (
+        (config.DeepSpeedZeroConfig, MACHINE_SETTINGS["zero_optimization"]),
+        (offload_config.DeepSpeedZeroOffloadOptimizerConfig, OFFLOAD_OPTIMIZER),
+        (offload_config.DeepSpeedZeroOffloadParamConfig, OFFLOAD_PARAM),
+        (CommsLoggerConfig, MACHINE_SETTINGS["comms_logger"]),
+    ):
+        fields = model.model_fields
+        known = {*fields, *(str(field.alias) for field in fields.values())}
+        assert set(settings) <= known
 
 
 @pytest.mark.parametrize(

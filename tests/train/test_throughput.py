@@ -161,7 +161,17 @@ def test_memory_peak_is_what_was_held_at_most():
 
 
 def test_a_process_without_a_cell_of_its_own_counts_nothing(rng):
-    throughput = Throughput(HostBatches())
-    throughput.work.add(MicroBatch(toy_cells(rng, [5]), 0.0))
-    assert (throughput.work.cells, throughput.work.tokens) == (0, 0)
-    assert throughput.work.flops(lambda visible, targets: 1.0) == 0
+    work = Throughput(HostBatches(), lambda visible, targets: 1.0).work
+    work.add(MicroBatch(toy_cells(rng, [5]), 0.0))
+    assert (work.cells, work.tokens, work.flops) == (0, 0, 0)
+
+
+def test_what_is_kept_does_not_grow_between_logged_steps(rng):
+    """Operations are added up at once, and nothing else is held of a batch."""
+    batch = MicroBatch(toy_cells(rng, [5, 9]), 1.0)
+    work = Throughput(HostBatches(), lambda visible, targets: float(visible @ targets)).work
+    for _ in range(300):
+        work.add(batch)
+    visible, targets = token_counts(batch)
+    assert work.flops == 300 * float(visible @ targets)
+    assert not [kept for kept in vars(work).values() if isinstance(kept, list | tuple | dict)]
