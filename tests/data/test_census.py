@@ -14,15 +14,23 @@ import pytest
 CASES = Path(__file__).with_name("census_cases.py")
 
 
-def test_all_cases_pass():
-    pytest.importorskip("tiledbsoma", reason="needs the extra census")
-    pytest.importorskip("cellxgene_census", reason="needs the extra census")
-    done = subprocess.run(
+def run_cases() -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", str(CASES)],
         cwd=CASES.parents[2],
         capture_output=True,
         text=True,
     )
+
+
+def test_all_cases_pass():
+    pytest.importorskip("tiledbsoma", reason="needs the extra census")
+    pytest.importorskip("cellxgene_census", reason="needs the extra census")
+    done = run_cases()
+    if done.returncode < 0:
+        # tiledbsoma's own threads abort now and then (three times in some thirty runs, cause not
+        # found); a case that fails is no signal and is not run again
+        done = run_cases()
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
