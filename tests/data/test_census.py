@@ -1,8 +1,7 @@
 """SOMA databases and the Census: tests/data/census_cases.py, in a process of their own.
 
-tiledbsoma's native library has aborted while the cases *wrote* a database, in a process in which
-many other tests had run before (twice in three whole runs); in a process of its own it never has.
-scfm only reads such databases.
+tiledbsoma's native library aborts now and then, cause not found: twice while the cases wrote a
+database, in a process in which many other tests had run before, and once in a process of its own.
 """
 
 import subprocess
@@ -28,8 +27,7 @@ def test_all_cases_pass():
     pytest.importorskip("cellxgene_census", reason="needs the extra census")
     done = run_cases()
     if done.returncode < 0:
-        # tiledbsoma's own threads abort now and then (three times in some thirty runs, cause not
-        # found); a case that fails is no signal and is not run again
+        # the library aborted; a case that fails ends in no signal and is not run again
         done = run_cases()
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
