@@ -99,17 +99,18 @@ class ScfmModel(PreTrainedModel):
 
     def predict_targets(
         self, cells: CellBatch, states: CellStates
-    ) -> tuple[Float[Tensor, " target"], Float[Tensor, " target"]]:
-        """The targets' log1p(cp10k) values: by the query decoder, and from the cell state alone."""
+    ) -> dict[str, Float[Tensor, " target"]]:
+        """The targets' log1p(cp10k): "query", by the decoder, and "cell", from [CELL] alone."""
         visible, targets = Packing(states.offsets), Packing(cells.offsets - states.offsets)
         genes = self.embedding.gene(cells.gene_ids[cells.is_target])
         first = states.offsets[:-1].long()
         depth = states.tokens[first + 1] + states.tokens[first + 2]
-        by_query = self.decoder(genes, depth, states.tokens, targets, visible)
+        query = self.decoder(genes, depth, states.tokens, targets, visible)
         # The cell head gets the depth as a number only: an encoded [T] would tell of the cell.
         wanted = cells.offsets[:-1].long() + 1
         bare_depth = self.embedding(cells.gene_ids[wanted], cells.values[wanted])
-        return by_query, self.cell_head(states.cell, bare_depth, genes, targets.cell_of)
+        cell = self.cell_head(states.cell, bare_depth, genes, targets.cell_of)
+        return {"query": query, "cell": cell}
 
     @property
     def blocks(self) -> list[nn.Module]:

@@ -22,7 +22,8 @@ from scfm.errors import ConfigError, OutputError, ScfmWarning
 from scfm.model.flops import batch_flops
 from scfm.model.pretrained import ScfmModel
 from scfm.tasks.model_export import export_checkpoint
-from scfm.tasks.pretrain_module import METRICS, PretrainModule
+from scfm.tasks.pretrain_module import PretrainModule
+from scfm.tasks.pretrain_objective import metrics_of
 from scfm.tasks.pretrain_run import (
     PretrainRun,
     absolute,
@@ -227,7 +228,7 @@ def _to_load(run: PretrainRun, checkpoint: Path | None, trainer: L.Trainer) -> P
 
 
 def _loggers(run: PretrainRun, out: Path, checkpoint: Path | None) -> list[Logger]:
-    metrics = CsvMetrics(out / "metrics.csv", METRICS)
+    metrics = CsvMetrics(out / "metrics.csv", metrics_of(run.objective))
     step = step_of(checkpoint) if checkpoint else 0
     metrics.start(at_step=step)
     loggers: list[Logger] = [metrics]

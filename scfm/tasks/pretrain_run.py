@@ -14,7 +14,7 @@ from scfm.config import load_config, to_mapping
 from scfm.data.soma_address import absolute_address, is_address
 from scfm.errors import ConfigError, ScfmWarning
 from scfm.model.config import ModelSizes
-from scfm.tasks.pretrain_module import ObjectiveConfig
+from scfm.tasks.pretrain_objective import ObjectiveConfig
 from scfm.tokens.collate import TokenConfig
 from scfm.tokens.inputs import InputConfig
 from scfm.train.checkpoint import CheckpointConfig
