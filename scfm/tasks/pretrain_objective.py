@@ -6,11 +6,12 @@ out  weights of the loss's terms; the columns of metrics.csv
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from scfm.objectives.parts import PARTS
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What a run's loss is made of."""
 
