@@ -14,9 +14,9 @@ from scfm.config import from_mapping, read_settings, to_mapping
 from scfm.data.soma_address import absolute_address, is_address
 from scfm.errors import ConfigError, ScfmWarning
 from scfm.model.base import CellModel
-from scfm.model.config import ModelSizes
+from scfm.model.config import ModelSizes, ScfoundationSizes
 from scfm.model.pretrained import ScfmModel
-from scfm.model.scfoundation import ScfoundationModel, ScfoundationSizes
+from scfm.model.scfoundation import ScfoundationModel
 from scfm.tasks.pretrain_objective import MaskedObjectiveConfig, ObjectiveConfig
 from scfm.tokens.collate import TokenConfig
 from scfm.tokens.inputs import InputConfig
