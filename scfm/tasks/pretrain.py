@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -19,8 +18,6 @@ from scfm.config import to_mapping, to_yaml
 from scfm.data.lock import LOCK, Occupied, release_lock, take_lock
 from scfm.data.write import atomic_path, make_folder
 from scfm.errors import ConfigError, OutputError, ScfmWarning
-from scfm.model.flops import batch_flops
-from scfm.model.pretrained import ScfmModel
 from scfm.tasks.model_export import export_checkpoint
 from scfm.tasks.pretrain_module import PretrainModule
 from scfm.tasks.pretrain_objective import metrics_of
@@ -59,7 +56,7 @@ def pretrain(run: PretrainRun, out: Path, *, vocab: GeneVocab | None = None) -> 
         raise ConfigError("No data to train on. Name count files: --data cells.h5ad")
     check(run)
     with _alone_in(out):
-        return _begin(run, out, vocab or GeneVocab.human())
+        return _begin(run, out, vocab or run.vocab())
 
 
 def _begin(run: PretrainRun, out: Path, vocab: GeneVocab) -> Path:
@@ -179,7 +176,7 @@ def _fit(
     run: PretrainRun, out: Path, vocab: GeneVocab, data: RunData, checkpoint: Path | None
 ) -> Path:
     L.seed_everything(run.seed, verbose=False)
-    model = ScfmModel.from_scratch(vocab, run.model, max_genes=run.tokens.max_genes)
+    model = run.new_model(vocab)
     model.recompute(run.train.recompute)
     if run.train.compile:
         for block in model.blocks:
@@ -205,7 +202,7 @@ def _fit(
                 run.checkpoints,
                 run.guard,
                 run.logging,
-                flops=partial(batch_flops, run.model),
+                flops=model.batch_flops,
                 resume_command=f"scfm pretrain --out {out} --resume",
             ),
         )

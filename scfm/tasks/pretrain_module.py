@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from scfm.batch import CellBatch
 from scfm.model.attention import Packing
-from scfm.model.pretrained import ScfmModel
+from scfm.model.base import CellModel
 from scfm.objectives.parts import PARTS, part_means, part_sums
 from scfm.objectives.regression import mean_squared_error
 from scfm.tasks.pretrain_objective import Objective, losses_of
@@ -36,7 +36,7 @@ class PretrainModule(L.LightningModule):
     """
 
     def __init__(
-        self, model: ScfmModel, objective: Objective, optim: OptimConfig, *, seed: int = 0
+        self, model: CellModel, objective: Objective, optim: OptimConfig, *, seed: int = 0
     ):
         super().__init__()
         self.model, self.objective, self.optim, self.seed = model, objective, optim, seed
@@ -75,6 +75,9 @@ class PretrainModule(L.LightningModule):
 
     def _cell_of_targets(self, cells: CellBatch) -> torch.Tensor:
         return Packing(cells.offsets).cell_of[cells.is_target]
+
+    def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
+        self.model.before_step(self.seed, self.trainer.global_step)
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> torch.Tensor:
         if self.model.config.sizes.dropout:
