@@ -153,13 +153,18 @@ def test_targets_and_chosen_genes_are_those_of_all(rng, monkeypatch):
 @torch.no_grad()
 def test_hidden_values_cannot_leak(rng):
     model, cells = toy_scfoundation(), masked_cells(rng, LENGTHS)
-    spoiled = replace(
-        cells,
-        values=torch.where(cells.hidden, 99.0, cells.values),
-        target_values=cells.target_values + 1,
-    )
+    spoiled = replace(cells, target_values=cells.target_values + 1)
     one, other = (model.predict(c, model(c)) for c in (cells, spoiled))
     assert torch.equal(one, other)
+
+
+@torch.no_grad()
+def test_a_value_hidden_from_the_encoder_reaches_the_decoder_alone(rng):
+    """As with tokens.corrupted_in_encoder=false."""
+    model, cells = toy_scfoundation(), masked_cells(rng, LENGTHS)
+    told = replace(cells, values=torch.where(cells.hidden, 2.0, cells.values))
+    assert torch.equal(model(cells).tokens, model(told).tokens)
+    assert not torch.allclose(model.predict(cells, model(cells)), model.predict(told, model(told)))
 
 
 @torch.no_grad()
