@@ -27,10 +27,9 @@ from scfm.model.init import initialise
 from scfm.model.performer import Chosen, PerformerDecoder
 from scfm.model.postnorm import PostNormEncoder
 from scfm.model.recompute import Recompute
-from scfm.tokens.masking import MaskConfig
+from scfm.tokens.masking import N_SPECIALS, MaskConfig
 from scfm.tokens.vocab import GeneVocab
 
-N_DEPTHS = 2  # [T], [S] at the beginning of every cell
 MOST_AT_ONCE = 2**25  # numbers of the decoder's input, in inference: 3 cells of the 100m size
 
 
@@ -62,13 +61,17 @@ class ScfoundationModel(CellModel):
         initialise(module, self.config.sizes)
 
     @property
+    def token_config(self) -> MaskConfig:
+        return MaskConfig(max_genes=self.config.max_genes)
+
+    @property
     def n_positions(self) -> int:
         """What the decoder runs over: all genes, [T] and [S]."""
         return self.config.n_tokens - 1
 
     @property
     def n_genes(self) -> int:
-        return self.n_positions - N_DEPTHS
+        return self.n_positions - N_SPECIALS
 
     def forward(self, cells: CellBatch) -> CellStates:
         """Encode [T], [S] and the expressed genes that are shown. ``cell`` is the S state."""
@@ -145,13 +148,13 @@ class ScfoundationModel(CellModel):
         self, cells: CellBatch, states: CellStates
     ) -> Callable[[int, int], Float[Tensor, "cell position d"]]:
         """The decoder's input of any range of cells: encoded where seen, the mask where hidden,
-        its value where hidden from the encoder alone, else a zero.
+        else a zero. A value that is there but hidden is for the decoder alone.
 
         The layer into the decoder is linear, so positions and the zero go through it once, not
         once a cell.
         """
-        rows, is_seen, is_told = self._rows(cells), seen(cells), cells.hidden & (cells.values > 0)
-        is_masked = cells.hidden & ~is_told
+        rows, is_seen, has_value = self._rows(cells), seen(cells), cells.values > 0
+        is_told, is_masked = cells.hidden & has_value, cells.hidden & ~has_value
         bounds, encoded_bounds = cells.offsets.tolist(), states.offsets.tolist()
         weight = self.decoder_in.weight
         # float32 whatever autocast says: this is where the residual stream begins
@@ -164,10 +167,10 @@ class ScfoundationModel(CellModel):
             encoded = states.tokens[encoded_bounds[first] : encoded_bounds[last]]
             genes, at = cells.gene_ids[own], rows[own] - first * self.n_positions
             x = unexpressed.repeat(last - first, 1)
-            told = self.value.of(cells.values[own][is_told[own]])
+            told = F.linear(self.value.of(cells.values[own][is_told[own]]), weight)
             for is_here, value in (
                 (is_seen[own], F.linear(encoded, weight)),
-                (is_told[own], F.linear(told, weight)),
+                (is_told[own], told),
                 (is_masked[own], mask),
             ):
                 x = x.index_copy(0, at[is_here], positions[genes[is_here]] + value)
@@ -180,10 +183,6 @@ class ScfoundationModel(CellModel):
     ) -> float:
         """Operations of one forward and backward pass (scfm.model.scfoundation_flops)."""
         return scfoundation_flops.batch_flops(self.config.sizes, self.n_positions, visible, targets)
-
-    @property
-    def token_config(self) -> MaskConfig:
-        return MaskConfig(max_genes=self.config.max_genes)
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -246,7 +245,7 @@ def check_layout(vocab: GeneVocab) -> None:
 
 
 def _pool_one(tokens: Float[Tensor, "token d"], how: str) -> Float[Tensor, " width"]:
-    t, s, genes = tokens[0], tokens[1], tokens[N_DEPTHS:]
+    t, s, genes = tokens[0], tokens[1], tokens[N_SPECIALS:]
     if how in ("S", "T"):
         return s if how == "S" else t
     if how == "max":
