@@ -1,4 +1,4 @@
-"""What a denoising model must beat: methods that see the thinned counts of many cells, nothing else.
+"""What a denoising model must beat: methods that see many cells' thinned counts, no more.
 
 in   thinned counts (CSR, cells by genes), which cells and genes are judged
 out  log1p of counts per 10,000 of the judged cells and genes, by each method

@@ -241,4 +241,3 @@ def write_denoising(result: DenoisingResult, out: str | Path) -> None:
         path.write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n")
     with atomic_path(folder / "denoising.png") as path:
         draw(result).savefig(path, dpi=150)
-

@@ -73,7 +73,7 @@ def decode_cells(
     check_decodes(model, what)
     model.eval()
     chosen = None if genes is None else torch.from_numpy(np.asarray(genes, dtype=np.int64))
-    most_cells = max(1, min(batch_size, MOST_DECODED // _numbers_a_cell(model)))
+    most_cells = _most_cells(model, batch_size)
     for rows in member.source.chunks(CHUNK_CELLS):
         for first in range(0, rows.n_cells, most_cells):
             part = rows.part(first, min(first + most_cells, rows.n_cells))
@@ -130,7 +130,8 @@ def _decoded(model: CellModel, cells: CellBatch, what: What, genes: Tensor | Non
     if isinstance(model, ScfoundationModel):
         ask = model.decode if what == "states" else model.predict
         return ask(cells, states, genes)
-    assert isinstance(model, ScfmModel) and model.vocab is not None
+    assert isinstance(model, ScfmModel)
+    assert model.vocab is not None, "models are loaded or built with a vocabulary"
     asked = torch.arange(model.vocab.n_genes, device=model.device) if genes is None else genes
     parts = [
         model.predict_targets(queries(cells, some + model.vocab.gene_start), states)["query"]
@@ -166,14 +167,11 @@ def queries(cells: CellBatch, gene_ids: Int[Tensor, " gene"]) -> CellBatch:
     )
 
 
-def _numbers_a_cell(model: CellModel) -> int:
-    """Of one decoder state: what a cell costs in memory, times a constant."""
-    if isinstance(model, ScfoundationModel):
-        return len(model.vocab) * model.config.sizes.d_decoder  # pyright: ignore[reportArgumentType]
-    return QUERIES * model.config.sizes.d_model
-
-
-def state_width(model: ScfoundationModel) -> int:
-    """Numbers in a gene's embedding."""
-    return model.config.sizes.d_decoder
-
+def _most_cells(model: CellModel, batch_size: int) -> int:
+    """Cells a forward pass, within the bound on memory."""
+    if not isinstance(model, ScfoundationModel):
+        return max(1, min(batch_size, MOST_DECODED // (QUERIES * model.config.sizes.d_model)))
+    sizes = model.config.sizes
+    if sizes.stabiliser == "global":
+        return 1  # else a cell's result would hang on its batch mates; the original runs one, too
+    return max(1, min(batch_size, MOST_DECODED // (model.n_positions * sizes.d_decoder)))
