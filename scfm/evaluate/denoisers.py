@@ -6,6 +6,7 @@ out  log1p of counts per 10,000 of the judged cells and genes, by each method
 A cell's total is over all of the model's genes that the data measures, judged or not.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ import scipy.sparse as sp
 from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
@@ -99,7 +101,10 @@ def type_mean(cells: ThinnedCells) -> Float[np.ndarray, "judged gene"]:
 
 def _clusters(cells: ThinnedCells) -> Int[np.ndarray, " cell"]:
     n = min(N_CLUSTERS, len(cells.total))
-    return KMeans(n, n_init=5, random_state=cells.seed).fit_predict(cells.coordinates)
+    with warnings.catch_warnings():
+        # thinned cells may be equal, and then there are fewer clusters, as there should be
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return KMeans(n, n_init=5, random_state=cells.seed).fit_predict(cells.coordinates)
 
 
 BASELINES: dict[str, Callable[[ThinnedCells], Float[np.ndarray, "judged gene"]]] = {

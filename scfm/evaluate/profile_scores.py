@@ -57,11 +57,21 @@ def _scores(truth: Profiles, predicted: Profiles, weights: Weights) -> dict[str,
     has_r = ~np.isnan(per_cell)
     return {
         "mae": weights @ error.mean(1) / weights.sum(1),
-        "mae_nonzero": weights @ (error * is_some).sum(1) / n_some,
-        "mre": weights @ _row_sums(relative, is_some) / n_some,
-        "pearson_cell": weights[:, has_r] @ per_cell[has_r] / weights[:, has_r].sum(1),
-        "pearson_gene": np.nanmean(_pearson_genes(truth, predicted, weights), axis=1),
+        "mae_nonzero": _ratio(weights @ (error * is_some).sum(1), n_some),
+        "mre": _ratio(weights @ _row_sums(relative, is_some), n_some),
+        "pearson_cell": _ratio(weights[:, has_r] @ per_cell[has_r], weights[:, has_r].sum(1)),
+        "pearson_gene": _mean_of_known(_pearson_genes(truth, predicted, weights)),
     }
+
+
+def _ratio(total: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """A mean; NaN over nothing, as in a resample that drew no such cell."""
+    return np.where(n > 0, total / np.maximum(n, 1e-300), np.nan)
+
+
+def _mean_of_known(values: Float[np.ndarray, "resample gene"]) -> Float[np.ndarray, " resample"]:
+    is_known = ~np.isnan(values)
+    return _ratio(np.where(is_known, values, 0).sum(1), is_known.sum(1))
 
 
 def _row_sums(
