@@ -52,6 +52,10 @@ class RealCells:
     report: GeneReport
     n_available: int
 
+    @property
+    def n_cells(self) -> int:
+        return len(self.counts.indptr) - 1
+
 
 def sample_cells(
     data: "str | Path | AnnData",
@@ -107,6 +111,6 @@ def on_vocabulary(rows: CountRows, tables: GeneTables, n_genes: int) -> sp.csr_m
 def thin(counts: sp.csr_matrix, share: float, rng: np.random.Generator) -> sp.csr_matrix:
     """Every molecule kept with probability ``share``: Binomial(count, share), gene by gene."""
     thinned = counts.copy()
-    thinned.data = rng.binomial(counts.data, share).astype(counts.data.dtype)
+    thinned.data = rng.binomial(np.asarray(counts.data, dtype=np.int64), share)
     thinned.eliminate_zeros()
     return thinned

@@ -147,7 +147,8 @@ def denoise(
     check_decodes(model, "expression")
     chosen_genes(vocab_of(model), genes)  # unknown ones are refused before anything is read
     member, report = open_input(adata, vocab_of(model), input_config, model.token_config)
-    job = _Job.of(model, member, report, adata.var, config, input_config)
+    var: Any = adata.var
+    job = _Job.of(model, member, report, var, config, input_config)
     check_fits((1 + sample_counts, *adata.shape), "The layer", REMEDY)
     layers = {name: np.empty(adata.shape, dtype) for name, dtype in job.layers.items()}
     for rows, parts in job.parts():
@@ -184,7 +185,8 @@ def denoise_file(
     def write(file: SafeFile) -> None:
         from anndata.io import read_elem
 
-        var: Any = read_elem(file["var"])  # the counts may be raw's, the layer is of the file
+        stored: Any = file["var"]
+        var: Any = read_elem(stored)  # the counts may be raw's, the layer is of the file
         job = _Job.of(model, member, report, var, what, config)
         shape = (source.n_cells, len(var))
         arrays = {name: new_layer(file, name, shape, dtype) for name, dtype in job.layers.items()}

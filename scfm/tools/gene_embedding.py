@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from scfm.errors import ConfigError, LabelError
 from scfm.model.base import CellModel
+from scfm.model.scfoundation import ScfoundationModel
 from scfm.tasks.decoding import DecodedCells, check_decodes, decode_cells
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.target_depth import parse_target_depth
@@ -91,6 +92,7 @@ def gene_embedding(
     if out is not None and average_by is not None:
         raise ConfigError("out= is for single cells; means (average_by=) are small. Leave out one.")
     check_decodes(model, "states")
+    assert isinstance(model, ScfoundationModel), "checked above"
     chosen = chosen_genes(vocab_of(model), genes)
     config = InputConfig(
         layer=layer,
@@ -99,7 +101,8 @@ def gene_embedding(
         minimum_coverage=minimum_coverage,
     )
     member, report = open_input(adata, vocab_of(model), config, model.token_config)
-    groups = None if average_by is None else cell_groups(adata.obs, average_by)
+    obs: Any = adata.obs
+    groups = None if average_by is None else cell_groups(obs, average_by)
     if genes is not None:
         say_unmeasured(member, chosen)
     depth = parse_target_depth(model.default_target_depth if target_depth is None else target_depth)
