@@ -19,11 +19,11 @@ from safetensors.numpy import load_file
 from scfm.tools.export_model import export_model
 from scfm.train.checkpoint_files import checkpoint_folder, checkpoints, read_manifest, step_of
 from scfm.train.loggers import read_metrics
+from tests.train.toy_runs import numbers
 from tests.train.warm_processes import run_processes
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
-TIMED = {"cells_per_s", "tokens_per_s", "mfu", "data_wait", "memory_peak"}
 SETTINGS = [
     *("train.steps=40", "train.validate_every=10", "train.accelerator=cpu"),
     *("model.d_model=16", "loader.batch_size=8", "logging.every_n_steps=1"),
@@ -77,13 +77,6 @@ def truncate_newest(run: Path) -> Path:
     largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
     return newest
-
-
-def numbers(run: Path) -> list[dict[str, str]]:
-    return [
-        {k: v for k, v in row.items() if k not in TIMED}
-        for row in read_metrics(run / "metrics.csv")
-    ]
 
 
 def assert_same_numbers(one: Path, other: Path, rtol: float) -> None:
