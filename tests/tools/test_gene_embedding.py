@@ -11,9 +11,7 @@ import zarr
 
 import scfm
 from scfm.errors import ConfigError, LabelError, ModelError, OutputError, ScfmWarning
-from scfm.tasks.decoding import shown_at
 from scfm.tokens.inputs import InputConfig, open_input
-from scfm.tokens.target_depth import parse_target_depth
 from tests.toys import toy_adata, toy_model, toy_scfoundation_model
 
 KEY = "X_scfm_genes"
@@ -43,7 +41,7 @@ def test_equals_the_model_cell_by_cell(adata, model):
     member, _ = open_input(adata, model.vocab, InputConfig(), model.token_config)
     for i in range(adata.n_obs):
         rows = member.source.rows(np.array([i]))
-        cells = shown_at(member, rows, parse_target_depth("t4")).map(torch.from_numpy)
+        cells = member.tokenizer.shown(rows, target_depth=4.0).map(torch.from_numpy)
         with torch.inference_mode():
             whole = model.decode(cells, model(cells))[0].numpy()
         np.testing.assert_allclose(found[i], whole[[41, 3, 20]], rtol=1e-5, atol=1e-5)
@@ -105,15 +103,15 @@ def test_a_zarr_chunk_of_several_cells_is_filled(adata, model, tmp_path):
 
 
 def test_stopped_in_the_middle_there_is_no_folder(adata, model, tmp_path, monkeypatch):
-    calls = []
+    calls, decode = [], model.decode
 
     def stop(*args):
         calls.append(1)
         if len(calls) > 2:
             raise KeyboardInterrupt
-        return shown_at(*args)
+        return decode(*args)
 
-    monkeypatch.setattr("scfm.tasks.decoding.shown_at", stop)
+    monkeypatch.setattr(model, "decode", stop)
     with pytest.raises(KeyboardInterrupt):
         scfm.tl.gene_embedding(adata, model, out=tmp_path / "genes.zarr", batch_size=2)
     assert list(tmp_path.iterdir()) == []
