@@ -19,7 +19,7 @@ from scfm.evaluate.profile_scores import SCORES
 from scfm.evaluate.results import Interval
 from scfm.evaluate.thinned import sample_cells, thin
 from scfm.tokens.inputs import InputConfig
-from tests.toys import toy_adata, toy_model, toy_scfoundation_model
+from tests.toys import toy_adata, toy_model, toy_scfoundation
 
 SMALL = {"n_cells": 10, "n_context_cells": 30, "n_bootstrap": 20, "shares": (0.1, 0.3)}
 
@@ -105,7 +105,7 @@ def test_cells_are_those_of_the_data(adata):
 
 @pytest.mark.parametrize("family", ["scfm", "scfoundation"])
 def test_the_whole_protocol(adata, family, tmp_path):
-    model = toy_model() if family == "scfm" else toy_scfoundation_model()
+    model = toy_model() if family == "scfm" else toy_scfoundation(60)
     seen = []
     found = evaluate_denoising(
         *(adata, model),

@@ -8,7 +8,7 @@ from scfm.errors import ModelError
 from scfm.tasks.decoding import check_decodes, decode_cells, queries
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.target_depth import parse_target_depth
-from tests.toys import toy_adata, toy_model, toy_scfoundation_model
+from tests.toys import toy_adata, toy_model, toy_scfoundation
 
 DEPTH = parse_target_depth("f5")
 
@@ -24,7 +24,7 @@ def adata(rng):
 
 @pytest.fixture(params=["scfoundation", "scfm"])
 def model(request):
-    return toy_scfoundation_model() if request.param == "scfoundation" else toy_model()
+    return toy_scfoundation(60) if request.param == "scfoundation" else toy_model()
 
 
 def decoded(model, member, what="expression", **options):
@@ -46,7 +46,7 @@ def one_cell(model, member, i):
 
 
 def test_scfoundation_equals_the_model_cell_by_cell(adata):
-    model = toy_scfoundation_model()
+    model = toy_scfoundation(60)
     member = opened(adata, model)
     with torch.inference_mode():
         cells = [one_cell(model, member, i) for i in range(adata.n_obs)]
@@ -109,7 +109,7 @@ def test_chosen_genes_are_columns_of_all(adata, model):
 
 
 def test_the_global_stabiliser_cannot_bind_batch_mates(adata):
-    model = toy_scfoundation_model(stabiliser="global", initializer_range=1.0)
+    model = toy_scfoundation(60, stabiliser="global", initializer_range=1.0)
     member = opened(adata, model)
     alone = decoded(model, member, batch_size=1)
     np.testing.assert_array_equal(decoded(model, member, batch_size=9), alone)

@@ -8,14 +8,14 @@ import torch
 import scfm
 from scfm.batch import CellBatch
 from scfm.errors import ConfigError, CountsError, DuplicateGeneError, ModelError, ScfmWarning
-from tests.toys import toy_adata, toy_model, toy_scfoundation_model
+from tests.toys import toy_adata, toy_model, toy_scfoundation
 
 KEY = "X_scfm_drug"
 
 
 @pytest.fixture(scope="module")
 def model():
-    return toy_scfoundation_model()
+    return toy_scfoundation(60)
 
 
 @pytest.fixture

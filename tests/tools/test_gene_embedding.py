@@ -12,7 +12,7 @@ import zarr
 import scfm
 from scfm.errors import ConfigError, LabelError, ModelError, OutputError, ScfmWarning
 from scfm.tokens.inputs import InputConfig, open_input
-from tests.toys import toy_adata, toy_model, toy_scfoundation_model
+from tests.toys import toy_adata, toy_model, toy_scfoundation
 
 KEY = "X_scfm_genes"
 
@@ -24,7 +24,7 @@ def adata(rng):
 
 @pytest.fixture(scope="module")
 def model():
-    return toy_scfoundation_model()
+    return toy_scfoundation(60)
 
 
 def gene_states(adata, model, **options):
