@@ -94,7 +94,7 @@ def evaluate_denoising(
     check_decodes(model, "expression")
     assert model.vocab is not None, "models are loaded or built with a vocabulary"
     cells = sample_cells(
-        *(data, model.vocab),
+        *(data, model.vocab, model.token_config),
         label_key=label_key,
         n_judged=config.n_cells,
         n_context=config.n_context_cells,

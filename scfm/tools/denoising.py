@@ -21,7 +21,7 @@ from scfm.tasks.decoding import check_decodes, decode_cells
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
 from scfm.tokens.target_depth import TargetDepth, parse_target_depth
-from scfm.tools.decoded import Depths, chosen_genes, decoder_settings
+from scfm.tools.decoded import chosen_genes, decoder_settings, say_depths_below
 from scfm.tools.embedding import (
     checked_batch_size,
     checked_key,
@@ -246,14 +246,14 @@ class _Job:
 
     def parts(self) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
         """Rows of the layers, a few cells at a time; warns at the end where T was below S."""
-        depths, genes = Depths(), self.columns.genes
+        genes = self.columns.genes
         decoded = decode_cells(
             *(self.model, self.member, "expression"),
             genes=genes,
             target_depth=self.depth,
             batch_size=self.config.batch_size,
         )
-        for cells in depths.watch(decoded):
+        for cells in say_depths_below(decoded, self.depth):
             predicted = np.maximum(cells.values, 0)
             parts = {self.config.layer_added: self.columns.spread(predicted, np.nan)}
             if self.config.draw_counts:
@@ -265,4 +265,3 @@ class _Job:
                 )
                 parts[self.config.counts_layer] = self.columns.spread(counts, 0)
             yield slice(int(cells.cell_index[0]), int(cells.cell_index[-1]) + 1), parts
-        depths.warn_if_below()

@@ -88,7 +88,7 @@ def test_neighbours_average_cp10k_with_themselves(rng, monkeypatch):
 def test_cells_are_those_of_the_data(adata):
     model = toy_model()
     cells = sample_cells(
-        *(adata, model.vocab),
+        *(adata, model.vocab, model.token_config),
         label_key="cell_type",
         n_judged=7,
         n_context=25,
@@ -174,7 +174,7 @@ def test_no_method_sees_the_truth(adata, monkeypatch):
 def test_judged_genes_are_expressed(adata):
     model = toy_model()
     cells = sample_cells(
-        *(adata, model.vocab),
+        *(adata, model.vocab, model.token_config),
         label_key=None,
         n_judged=20,
         n_context=40,

@@ -49,7 +49,7 @@ def test_equals_the_decoder(adata, model):
     depth = parse_target_depth("f3")
     parts = list(decode_cells(model, member, "expression", target_depth=depth))
     whole = np.concatenate([part.values for part in parts])
-    assert 0.05 < (whole < 0).mean() < 0.6, "both sides of the clipping are to be tested"
+    assert 0.05 < (whole < 0).mean() < 0.8, "both sides of the clipping are to be tested"
     known = [name for name in adata.var_names if not name.startswith("thing")]
     for name in known:
         column = np.maximum(whole[:, model.vocab.symbols.index(name)], 0)

@@ -18,7 +18,7 @@ from scfm.model.scfoundation import ScfoundationModel
 from scfm.tasks.decoding import DecodedCells, check_decodes, decode_cells
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.target_depth import parse_target_depth
-from scfm.tools.decoded import Depths, chosen_genes, decoder_settings, say_unmeasured
+from scfm.tools.decoded import chosen_genes, decoder_settings, say_depths_below, say_unmeasured
 from scfm.tools.embedding import checked_batch_size, checked_key, scfm_uns, vocab_of
 from scfm.tools.loading import as_model
 from scfm.tools.memory import check_fits
@@ -108,15 +108,13 @@ def gene_embedding(
     depth = parse_target_depth(model.default_target_depth if target_depth is None else target_depth)
     symbols = [vocab_of(model).symbols[gene] for gene in chosen]
     settings = {**decoder_settings(model, member, report, depth), "gene_symbols": symbols}
-    depths = Depths()
-    decoded = depths.watch(
-        decode_cells(
-            *(model, member, "states"),
-            genes=chosen,
-            target_depth=depth,
-            batch_size=checked_batch_size(batch_size),
-        )
+    decoded = decode_cells(
+        *(model, member, "states"),
+        genes=chosen,
+        target_depth=depth,
+        batch_size=checked_batch_size(batch_size),
     )
+    decoded = say_depths_below(decoded, depth)
     shape = (member.source.n_cells, len(chosen), model.config.sizes.d_decoder)
     if groups is not None:
         adata.uns[key_added] = group_means(decoded, groups, shape[1:], symbols)
@@ -126,7 +124,6 @@ def gene_embedding(
         settings["out"] = str(out)
     else:
         adata.obsm[key_added] = all_cells(decoded, shape)
-    depths.warn_if_below()
     adata.uns["scfm"] = {**scfm_uns(adata), key_added: settings}
     return adata if copy else None
 
