@@ -7,7 +7,7 @@ import torch
 
 import scfm
 from scfm.batch import CellBatch
-from scfm.errors import ConfigError, CountsError, DuplicateGeneError, ModelError, ScfmWarning
+from scfm.errors import ConfigError, CountsError, ModelError, ScfmWarning
 from tests.toys import toy_adata, toy_model, toy_scfoundation
 
 KEY = "X_scfm_drug"
@@ -87,7 +87,7 @@ def test_published_recipes(logged, model, recipe):
 
 
 def test_bulk_counts_are_scaled_to_their_median(counts, model):
-    scfm.tl.drug_features(counts, model, recipe="bulk")
+    scfm.tl.drug_features(counts, model, recipe="bulk", total="median")
     raw = on_vocabulary(counts, counts.X.toarray(), model)
     totals = raw.sum(1)
     median = np.median(totals)
@@ -97,7 +97,7 @@ def test_bulk_counts_are_scaled_to_their_median(counts, model):
         np.testing.assert_allclose(counts.obsm[KEY][i], expected, rtol=1e-5, atol=1e-5)
     kept = counts.uns["scfm"][KEY]["total"]
     assert kept == pytest.approx(median)
-    one = counts[[4]].copy()
+    one = counts[[4]].copy()  # later, alone, with the total that was kept
     scfm.tl.drug_features(one, model, recipe="bulk", total=kept)
     np.testing.assert_allclose(one.obsm[KEY][0], counts.obsm[KEY][4], rtol=1e-5, atol=1e-5)
 
@@ -113,7 +113,7 @@ def test_batch_size_and_gene_order_cannot_matter(logged, model, rng, batch_size)
 def test_counts_are_refused_where_log_values_are_wanted(counts, logged, model):
     with pytest.raises(CountsError, match=r"X holds raw counts.*scanpy\.pp\.log1p"):
         scfm.tl.drug_features(counts, model, recipe="deepcdr")
-    counts.layers["lognorm"] = logged.X
+    counts.layers["lognorm"] = logged.X.copy()
     with pytest.raises(CountsError, match="use layer='lognorm'"):
         scfm.tl.drug_features(counts, model, recipe="deepcdr")
     scfm.tl.drug_features(counts, model, recipe="deepcdr", layer="lognorm")
@@ -133,17 +133,24 @@ def test_log2_is_refused(logged, model):
 
 
 def test_cells_given_as_bulk_are_said(rng, model):
-    with pytest.warns(ScfmWarning, match="look like single cells"):
+    with pytest.warns(ScfmWarning, match="as single cells have"):
         scfm.tl.drug_features(toy_adata(rng), model, recipe="bulk")
 
 
 def test_what_cannot_be_made_is_refused(logged, model):
-    with pytest.raises(ConfigError, match="known are deepcdr"):
+    with pytest.raises(ConfigError, match="known are bulk, deepcdr"):
         scfm.tl.drug_features(logged, model, recipe="deep")
     with pytest.raises(ConfigError, match="recipe='bulk'"):
         scfm.tl.drug_features(logged, model, recipe="deepcdr", total=1e6)
     with pytest.raises(ModelError, match="scfoundation"):
         scfm.tl.drug_features(logged, toy_model(), recipe="deepcdr")
-    logged.var_names = [*logged.var_names[:49], model.vocab.ensembl_ids[0]]
-    with pytest.raises(DuplicateGeneError):
-        scfm.tl.drug_features(logged, model, recipe="deepcdr")
+    with pytest.raises(ConfigError, match="'median'"):
+        scfm.tl.drug_features(logged, model, recipe="bulk", total="mean")
+
+
+def test_bulk_by_itself_hangs_on_no_other_sample(counts, model):
+    scfm.tl.drug_features(counts, model, recipe="bulk")
+    one = counts[[4]].copy()
+    scfm.tl.drug_features(one, model, recipe="bulk")
+    np.testing.assert_allclose(one.obsm[KEY][0], counts.obsm[KEY][4], rtol=1e-5, atol=1e-5)
+    assert counts.uns["scfm"][KEY]["total"] == 1e4
