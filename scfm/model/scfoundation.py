@@ -27,6 +27,7 @@ from scfm.model.init import initialise
 from scfm.model.performer import Chosen, PerformerDecoder
 from scfm.model.postnorm import PostNormEncoder
 from scfm.model.recompute import Recompute
+from scfm.tokens.masking import MaskConfig
 from scfm.tokens.vocab import GeneVocab
 
 N_DEPTHS = 2  # [T], [S] at the beginning of every cell
@@ -144,12 +145,13 @@ class ScfoundationModel(CellModel):
         self, cells: CellBatch, states: CellStates
     ) -> Callable[[int, int], Float[Tensor, "cell position d"]]:
         """The decoder's input of any range of cells: encoded where seen, the mask where hidden,
-        else a zero.
+        its value where hidden from the encoder alone, else a zero.
 
         The layer into the decoder is linear, so positions and the zero go through it once, not
         once a cell.
         """
-        rows, hidden, is_seen = self._rows(cells), cells.hidden, seen(cells)
+        rows, is_seen, is_told = self._rows(cells), seen(cells), cells.hidden & (cells.values > 0)
+        is_masked = cells.hidden & ~is_told
         bounds, encoded_bounds = cells.offsets.tolist(), states.offsets.tolist()
         weight = self.decoder_in.weight
         # float32 whatever autocast says: this is where the residual stream begins
@@ -162,7 +164,12 @@ class ScfoundationModel(CellModel):
             encoded = states.tokens[encoded_bounds[first] : encoded_bounds[last]]
             genes, at = cells.gene_ids[own], rows[own] - first * self.n_positions
             x = unexpressed.repeat(last - first, 1)
-            for is_here, value in ((is_seen[own], F.linear(encoded, weight)), (hidden[own], mask)):
+            told = self.value.of(cells.values[own][is_told[own]])
+            for is_here, value in (
+                (is_seen[own], F.linear(encoded, weight)),
+                (is_told[own], F.linear(told, weight)),
+                (is_masked[own], mask),
+            ):
                 x = x.index_copy(0, at[is_here], positions[genes[is_here]] + value)
             return x.unflatten(0, (last - first, -1))
 
@@ -173,6 +180,10 @@ class ScfoundationModel(CellModel):
     ) -> float:
         """Operations of one forward and backward pass (scfm.model.scfoundation_flops)."""
         return scfoundation_flops.batch_flops(self.config.sizes, self.n_positions, visible, targets)
+
+    @property
+    def token_config(self) -> MaskConfig:
+        return MaskConfig(max_genes=self.config.max_genes)
 
     @property
     def blocks(self) -> list[nn.Module]:
