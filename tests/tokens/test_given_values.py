@@ -1,4 +1,4 @@
-"""Cells of given values: the specification's numbers, scanpy, and values that look like sentinels."""
+"""Cells of given values: the worked numbers, scanpy, and values that look like sentinels."""
 
 import anndata as ad
 import numpy as np
