@@ -290,9 +290,7 @@ def _training_cells(
         n_shown = _values_shown(n, shown, shown_total, s)
         _drop(key, n_shown, c.max_genes, s)
         _select(key, may_be_zero[tables.list_of[dataset[i]]], c, s)
-        n_tokens = N_SPECIALS
-        for w in range(len(s.selected)):
-            n_tokens += popcount(s.is_shown[w] | s.selected[w])
+        n_tokens = N_SPECIALS + _count_either(s.is_shown, s.selected)
         if out.offsets[i] + n_tokens > len(out.gene_ids):
             return False
         at = _place_depths(i, total, shown_total, ids, out)
@@ -300,6 +298,15 @@ def _training_cells(
         _place_genes(key, at, total, n_shown, ids[2], s, out, is_hidden, c)
         out.offsets[i + 1] = out.offsets[i] + n_tokens
     return True
+
+
+@compiled
+def _count_either(one, other):
+    """How many bits are set in either."""
+    n = 0
+    for w in range(len(one)):
+        n += popcount(one[w] | other[w])
+    return n
 
 
 @compiled
@@ -328,13 +335,14 @@ def _thin(key, n, total, s, c):
 @compiled
 def _values_shown(n, shown, shown_total, s):
     """Fill the shown genes' bits and values; returns how many they are."""
-    s.is_shown[:] = ZERO
-    fill_table(shown_total, s.shown_table)
+    is_shown, shown_values, genes, table = s.is_shown, s.shown_values, s.genes, s.shown_table
+    is_shown[:] = ZERO
+    fill_table(shown_total, table)
     n_shown = 0
     for r in range(n):
-        s.shown_values[n_shown] = tabled_value(shown[r], shown_total, s.shown_table)
+        shown_values[n_shown] = tabled_value(shown[r], shown_total, table)
         if shown[r] > 0:
-            set_bit(s.is_shown, s.genes[r])
+            set_bit(is_shown, genes[r])
             n_shown += 1
     return n_shown
 
@@ -361,12 +369,13 @@ def _drop(key, n_shown, max_genes, s):
 def _select(key, may_be_zero, c, s):
     """Bits of the genes to be guessed. Every 64 genes have draws of their own."""
     of_expressed, of_zeros = open_stream(key, TARGETS), open_stream(key, ZEROS)
-    for w in range(len(s.selected)):
-        expressed = s.expressed[w] if c.expressed_by_raw else s.is_shown[w]
-        zeros = may_be_zero[w] & ~expressed
-        drawn = expressed & lane_word(c.expressed_rate, of_expressed, 64 * w)[0]
+    selected, dropped = s.selected, s.dropped
+    expressed = s.expressed if c.expressed_by_raw else s.is_shown
+    for w in range(len(selected)):
+        drawn = expressed[w] & lane_word(c.expressed_rate, of_expressed, 64 * w)[0]
+        zeros = may_be_zero[w] & ~expressed[w]
         drawn |= zeros & lane_word(c.zero_rate, of_zeros, 64 * w)[0]
-        s.selected[w] = drawn & ~s.dropped[w]
+        selected[w] = drawn & ~dropped[w]
 
 
 @compiled
@@ -387,39 +396,41 @@ def _place_depths(i, total, shown_total, ids, out):
 @compiled
 def _place_genes(key, at, total, n_shown, gene_start, s, out, is_hidden, c):
     """Write the shown and the selected genes of a cell, ascending."""
+    # arrays by name: numba counts references at every access to a tuple's field
+    is_shown, selected, dropped = s.is_shown, s.selected, s.dropped
+    expressed, expressed_before, counts = s.expressed, s.expressed_before, s.counts
+    shown_values, raw_table = s.shown_values, s.raw_table
+    gene_ids, values = out.gene_ids, out.values
+    is_targets, target_values = out.is_target, out.target_values
     corruption, random_values = open_stream(key, CORRUPTION), open_stream(key, RANDOM_VALUES)
-    fill_table(total, s.raw_table)
-    largest, shown_before = np.float32(0), 0
-    for k in range(n_shown):
-        largest = max(largest, s.shown_values[k])
-    for w in range(len(s.is_shown)):
-        left = s.is_shown[w] | s.selected[w]
+    fill_table(total, raw_table)
+    own = 0  # place among the shown
+    for w in range(len(is_shown)):
+        left = is_shown[w] | selected[w]
         while left != ZERO:
             lowest = left & (ZERO - left)
             left ^= lowest
             gene = 64 * w + popcount(lowest - ONE)
-            is_shown = s.is_shown[w] & lowest != ZERO
-            is_target = s.selected[w] & lowest != ZERO
-            value, hidden = np.float32(0), s.dropped[w] & lowest != ZERO
-            if is_shown and not hidden:
-                value = s.shown_values[shown_before]
+            has_value, is_target = is_shown[w] & lowest != ZERO, selected[w] & lowest != ZERO
+            hidden, target_value = dropped[w] & lowest != ZERO, np.float32(0)
+            value = shown_values[own] if has_value and not hidden else np.float32(0)
             if is_target:
-                own = shown_before if is_shown else -1
+                place = own if has_value else -1
                 drawn = uniform(corruption, gene)
                 value, hidden = _corrupt(
-                    drawn, value, own, n_shown, largest, gene, random_values, s, c
+                    drawn, value, place, shown_values, n_shown, gene, random_values, c
                 )
-            out.gene_ids[at] = gene_start + gene
-            out.values[at] = value
-            out.is_target[at] = is_target
-            out.target_values[at] = _raw_value(gene, total, s) if is_target else np.float32(0)
-            is_hidden[at] = hidden
-            shown_before += is_shown
+                if has_bit(expressed, gene):
+                    r = rank(expressed, expressed_before, gene)
+                    target_value = tabled_value(counts[r], total, raw_table)
+            gene_ids[at], values[at], is_hidden[at] = gene_start + gene, value, hidden
+            is_targets[at], target_values[at] = is_target, target_value
+            own += has_value
             at += 1
 
 
 @compiled
-def _corrupt(drawn, value, own, n_shown, largest, gene, random_values, s, c):
+def _corrupt(drawn, value, own, shown_values, n_shown, gene, random_values, c):
     """(value, whether it is hidden) of a gene to be guessed; ``own`` is its place, -1 for none."""
     if drawn < c.replace_share:
         return np.float32(0), True
@@ -429,16 +440,8 @@ def _corrupt(drawn, value, own, n_shown, largest, gene, random_values, s, c):
             return np.float32(0), True
         if c.random_from_cell:
             other = below(random_values, gene << 6, n_others)[0]
-            value = s.shown_values[other + (own >= 0 and other >= own)]
+            value = shown_values[other + (own >= 0 and other >= own)]
         else:
+            largest = shown_values[:n_shown].max()
             value = np.float32((1 - uniform(random_values, gene << 6)) * largest)
     return value, not c.corrupted_in_encoder and value > 0
-
-
-@compiled
-def _raw_value(gene, total, s):
-    """The value at the cell's raw depth."""
-    if not has_bit(s.expressed, gene):
-        return np.float32(0)
-    r = rank(s.expressed, s.expressed_before, gene)
-    return tabled_value(s.counts[r], total, s.raw_table)
