@@ -15,35 +15,25 @@ nor part of a total, as in the released inference code. The steps of a training 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt64
 
 from scfm.batch import CellBatch
-from scfm.data.bits import ONE, ZERO, has_bit, n_words, popcount, rank, set_bit
-from scfm.data.compiled import compiled
+from scfm.data.bits import n_words
 from scfm.data.counts import CountRows
-from scfm.tokens.depth import UNTHINNED, draw_rate, lane_word, thin_counts
-from scfm.tokens.gather import csr_arrays, gather_cell, longest_row, new_sums
-from scfm.tokens.packed import CellTokenizer, as_batch, new_tokens
-from scfm.tokens.rng import (
-    CORRUPTION,
-    DEPTH,
-    RANDOM_VALUES,
-    SUBSET,
-    TARGETS,
-    ZEROS,
-    below,
-    open_stream,
-    uniform,
+from scfm.tokens.gather import csr_arrays, longest_row
+from scfm.tokens.masked_cells import (
+    N_SPECIALS,
+    MaskSettings,
+    new_mask_scratch,
+    shown_cells,
+    training_cells,
 )
+from scfm.tokens.packed import CellTokenizer, as_batch, new_tokens
 from scfm.tokens.tables import Alignment, DatasetAlignment
-from scfm.tokens.targets import choose
-from scfm.tokens.values import TABLED, fill_table, tabled_value
 from scfm.tokens.vocab import GeneVocab
-
-N_SPECIALS = 2  # [T], [S]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,17 +130,17 @@ class MaskedTokenizer(CellTokenizer):
     ):
         super().__init__(vocab, alignments, config or MaskConfig())
         self._ids = (vocab.target_depth_id, vocab.source_depth_id, vocab.gene_start)
-        self._settings = _Settings.of(self.config)
+        self._settings = _settings_of(self.config)
         self._may_be_zero = self._bits_of_zeros()
 
     def shown(
         self, rows: CountRows, target_depth: float | Float[np.ndarray, " cell"] | None = None
     ) -> CellBatch:
         indptr, indices, counts = csr_arrays(rows)
-        scratch = _new_scratch(longest_row(indptr), self.n_genes, counts)
+        scratch = new_mask_scratch(longest_row(indptr), self.n_genes, counts)
         out = new_tokens(rows.n_cells, int(indptr[-1]) + N_SPECIALS * rows.n_cells)
         tables = (self.tables, self._datasets(rows), self.n_genes)
-        _shown_cells(indptr, indices, counts, *tables, self._ids, scratch, out)
+        shown_cells(indptr, indices, counts, *tables, self._ids, scratch, out)
         if target_depth is not None:
             out.target_depth[:] = target_depth
             out.values[out.offsets[:-1]] = target_depth
@@ -160,11 +150,11 @@ class MaskedTokenizer(CellTokenizer):
         assert len(keys) == rows.n_cells, "one key a cell"
         rows = self._whole(rows, keys)
         indptr, indices, counts = csr_arrays(rows)
-        scratch = _new_scratch(longest_row(indptr), self.n_genes, counts)
+        scratch = new_mask_scratch(longest_row(indptr), self.n_genes, counts)
         room = int(self.most_tokens(np.diff(indptr)).sum())
         out, is_hidden = new_tokens(rows.n_cells, room), np.empty(room, np.bool_)
         tables = (self.tables, self._datasets(rows), self.n_genes)
-        has_room = _training_cells(
+        has_room = training_cells(
             *(indptr, indices, counts, *tables, self._may_be_zero, self._ids, scratch, out),
             *(is_hidden, np.ascontiguousarray(keys), self._settings),
         )
@@ -195,253 +185,16 @@ class MaskedTokenizer(CellTokenizer):
         return np.packbits(bits, axis=1, bitorder="little").view("<u8").astype(np.uint64)
 
 
-class _Settings(NamedTuple):
-    """MaskConfig as the kernels take it; probabilities of bits as fractions of 2^64."""
-
-    max_genes: int
-    expressed_rate: np.uint64
-    zero_rate: np.uint64
-    replace_share: float
-    random_share: float
-    expressed_by_raw: bool
-    random_from_cell: bool
-    corrupted_in_encoder: bool
-    downsample_probability: float
-    downsample_min_counts: int
-
-    @classmethod
-    def of(cls, config: MaskConfig) -> "_Settings":
-        return cls(
-            max_genes=config.max_genes,
-            expressed_rate=np.uint64(int(config.mask_expressed * 2.0**64)),
-            zero_rate=np.uint64(int(config.mask_zero * 2.0**64)),
-            replace_share=config.replace_share,
-            random_share=config.random_share,
-            expressed_by_raw=config.expressed_by == "raw",
-            random_from_cell=config.random_value == "cell",
-            corrupted_in_encoder=config.corrupted_in_encoder,
-            downsample_probability=config.downsample_probability,
-            downsample_min_counts=config.downsample_min_counts,
-        )
-
-
-class _Scratch(NamedTuple):
-    """Working space of one cell: bits by gene, bits by rank, and an entry an expressed gene."""
-
-    expressed: np.ndarray  # bits by gene, before thinning; all zero between cells
-    expressed_before: np.ndarray  # bits set in earlier words
-    is_shown: np.ndarray  # bits by gene: something is left of it
-    dropped: np.ndarray  # bits by gene: shown, but beyond max_genes
-    selected: np.ndarray  # bits by gene: to be guessed
-    kept: np.ndarray  # bits by rank among the shown
-    genes: np.ndarray
-    counts: np.ndarray
-    thinned: np.ndarray
-    lanes: np.ndarray
-    shown_values: np.ndarray  # of the shown genes, ascending
-    raw_table: np.ndarray
-    shown_table: np.ndarray
-
-
-def _new_scratch(longest: int, n_genes: int, counts: np.ndarray) -> _Scratch:
-    words, longest = n_words.py_func(n_genes + 1), longest + 2
-    return _Scratch(
-        expressed=np.zeros(words, np.uint64),
-        expressed_before=np.zeros(words, np.int64),
-        is_shown=np.zeros(words, np.uint64),
-        dropped=np.zeros(words, np.uint64),
-        selected=np.zeros(words, np.uint64),
-        kept=np.zeros(words, np.uint64),
-        genes=np.empty(longest, np.int32),
-        counts=new_sums(longest, counts),
-        thinned=new_sums(longest, counts),
-        lanes=np.empty(longest, np.uint64),
-        shown_values=np.empty(longest, np.float32),
-        raw_table=np.empty(TABLED, np.float32),
-        shown_table=np.empty(TABLED, np.float32),
+def _settings_of(config: MaskConfig) -> MaskSettings:
+    return MaskSettings(
+        max_genes=config.max_genes,
+        expressed_rate=np.uint64(int(config.mask_expressed * 2.0**64)),
+        zero_rate=np.uint64(int(config.mask_zero * 2.0**64)),
+        replace_share=config.replace_share,
+        random_share=config.random_share,
+        expressed_by_raw=config.expressed_by == "raw",
+        random_from_cell=config.random_value == "cell",
+        corrupted_in_encoder=config.corrupted_in_encoder,
+        downsample_probability=config.downsample_probability,
+        downsample_min_counts=config.downsample_min_counts,
     )
-
-
-@compiled
-def _shown_cells(indptr, indices, counts, tables, dataset, n_genes, ids, s, out):
-    for i in range(len(indptr) - 1):
-        row, slots = slice(indptr[i], indptr[i + 1]), tables.slots[tables.table_of[dataset[i]]]
-        n, total = _gather(indices[row], counts[row], slots, n_genes, s)
-        at = _place_depths(i, total, total, ids, out)
-        fill_table(total, s.raw_table)
-        for r in range(n):
-            out.gene_ids[at + r] = ids[2] + s.genes[r]
-            out.values[at + r] = tabled_value(s.counts[r], total, s.raw_table)
-            out.is_target[at + r] = False
-            out.target_values[at + r] = 0
-        out.offsets[i + 1] = at + n
-
-
-@compiled
-def _training_cells(
-    indptr, indices, counts, tables, dataset, n_genes, may_be_zero, ids, s, out, is_hidden, keys, c
-):
-    """Returns whether there was room for all tokens."""
-    for i in range(len(indptr) - 1):
-        row, key = slice(indptr[i], indptr[i + 1]), keys[i]
-        slots = tables.slots[tables.table_of[dataset[i]]]
-        n, total = _gather(indices[row], counts[row], slots, n_genes, s)
-        shown, shown_total = _thin(key, n, total, s, c)
-        n_shown = _values_shown(n, shown, shown_total, s)
-        _drop(key, n_shown, c.max_genes, s)
-        _select(key, may_be_zero[tables.list_of[dataset[i]]], c, s)
-        n_tokens = N_SPECIALS + _count_either(s.is_shown, s.selected)
-        if out.offsets[i] + n_tokens > len(out.gene_ids):
-            return False
-        at = _place_depths(i, total, shown_total, ids, out)
-        is_hidden[at - N_SPECIALS : at] = False
-        _place_genes(key, at, total, n_shown, ids[2], s, out, is_hidden, c)
-        out.offsets[i + 1] = out.offsets[i] + n_tokens
-    return True
-
-
-@compiled
-def _count_either(one, other):
-    """How many bits are set in either."""
-    n = 0
-    for w in range(len(one)):
-        n += popcount(one[w] | other[w])
-    return n
-
-
-@compiled
-def _gather(indices, counts, slots, n_genes, s):
-    """Genes and counts of one cell in vocabulary order: how many, and their total."""
-    s.expressed[:] = ZERO
-    n = gather_cell(
-        indices, counts, slots, n_genes, s.expressed, s.expressed_before, s.genes, s.counts
-    )
-    s.expressed[n_genes >> 6] ^= ONE << np.uint64(n_genes & 63)  # the outside gene: of no use here
-    return n, s.counts[:n].sum()
-
-
-@compiled
-def _thin(key, n, total, s, c):
-    """The counts to show, and their total."""
-    stream = open_stream(key, DEPTH)
-    rate = draw_rate(stream, c.downsample_probability, c.downsample_min_counts, total)
-    if rate != UNTHINNED:
-        thinned_total = thin_counts(s.counts, n, rate, stream, s.lanes, s.thinned)
-        if thinned_total > 0:
-            return s.thinned, thinned_total
-    return s.counts, total
-
-
-@compiled
-def _values_shown(n, shown, shown_total, s):
-    """Fill the shown genes' bits and values; returns how many they are."""
-    is_shown, shown_values, genes, table = s.is_shown, s.shown_values, s.genes, s.shown_table
-    is_shown[:] = ZERO
-    fill_table(shown_total, table)
-    n_shown = 0
-    for r in range(n):
-        shown_values[n_shown] = tabled_value(shown[r], shown_total, table)
-        if shown[r] > 0:
-            set_bit(is_shown, genes[r])
-            n_shown += 1
-    return n_shown
-
-
-@compiled
-def _drop(key, n_shown, max_genes, s):
-    """Bits of the shown genes that are too many."""
-    s.dropped[:] = ZERO
-    if n_shown <= max_genes:
-        return
-    choose(max_genes, n_shown, open_stream(key, SUBSET), s.kept)
-    at = 0
-    for w in range(len(s.is_shown)):
-        left = s.is_shown[w]
-        while left != ZERO:
-            lowest = left & (ZERO - left)
-            if not has_bit(s.kept, at):
-                s.dropped[w] |= lowest
-            left ^= lowest
-            at += 1
-
-
-@compiled
-def _select(key, may_be_zero, c, s):
-    """Bits of the genes to be guessed. Every 64 genes have draws of their own."""
-    of_expressed, of_zeros = open_stream(key, TARGETS), open_stream(key, ZEROS)
-    selected, dropped = s.selected, s.dropped
-    expressed = s.expressed if c.expressed_by_raw else s.is_shown
-    for w in range(len(selected)):
-        drawn = expressed[w] & lane_word(c.expressed_rate, of_expressed, 64 * w)[0]
-        zeros = may_be_zero[w] & ~expressed[w]
-        drawn |= zeros & lane_word(c.zero_rate, of_zeros, 64 * w)[0]
-        selected[w] = drawn & ~dropped[w]
-
-
-@compiled
-def _place_depths(i, total, shown_total, ids, out):
-    """Write a cell's depths and their tokens; returns the place after them."""
-    # a cell without a count has depth 0: minus infinity would poison a batch
-    out.target_depth[i] = math.log10(max(total, 1))
-    out.source_depth[i] = math.log10(max(shown_total, 1))
-    out.library_size[i] = total
-    at = out.offsets[i]
-    out.gene_ids[at], out.gene_ids[at + 1] = ids[0], ids[1]
-    out.values[at], out.values[at + 1] = out.target_depth[i], out.source_depth[i]
-    out.is_target[at : at + 2] = False
-    out.target_values[at : at + 2] = 0
-    return at + N_SPECIALS
-
-
-@compiled
-def _place_genes(key, at, total, n_shown, gene_start, s, out, is_hidden, c):
-    """Write the shown and the selected genes of a cell, ascending."""
-    # arrays by name: numba counts references at every access to a tuple's field
-    is_shown, selected, dropped = s.is_shown, s.selected, s.dropped
-    expressed, expressed_before, counts = s.expressed, s.expressed_before, s.counts
-    shown_values, raw_table = s.shown_values, s.raw_table
-    gene_ids, values = out.gene_ids, out.values
-    is_targets, target_values = out.is_target, out.target_values
-    corruption, random_values = open_stream(key, CORRUPTION), open_stream(key, RANDOM_VALUES)
-    fill_table(total, raw_table)
-    own = 0  # place among the shown
-    for w in range(len(is_shown)):
-        left = is_shown[w] | selected[w]
-        while left != ZERO:
-            lowest = left & (ZERO - left)
-            left ^= lowest
-            gene = 64 * w + popcount(lowest - ONE)
-            has_value, is_target = is_shown[w] & lowest != ZERO, selected[w] & lowest != ZERO
-            hidden, target_value = dropped[w] & lowest != ZERO, np.float32(0)
-            value = shown_values[own] if has_value and not hidden else np.float32(0)
-            if is_target:
-                place = own if has_value else -1
-                drawn = uniform(corruption, gene)
-                value, hidden = _corrupt(
-                    drawn, value, place, shown_values, n_shown, gene, random_values, c
-                )
-                if has_bit(expressed, gene):
-                    r = rank(expressed, expressed_before, gene)
-                    target_value = tabled_value(counts[r], total, raw_table)
-            gene_ids[at], values[at], is_hidden[at] = gene_start + gene, value, hidden
-            is_targets[at], target_values[at] = is_target, target_value
-            own += has_value
-            at += 1
-
-
-@compiled
-def _corrupt(drawn, value, own, shown_values, n_shown, gene, random_values, c):
-    """(value, whether it is hidden) of a gene to be guessed; ``own`` is its place, -1 for none."""
-    if drawn < c.replace_share:
-        return np.float32(0), True
-    if drawn < c.replace_share + c.random_share:
-        n_others = n_shown - (own >= 0)
-        if n_others == 0:  # a cell without another value to take: nothing wrong could be shown
-            return np.float32(0), True
-        if c.random_from_cell:
-            other = below(random_values, gene << 6, n_others)[0]
-            value = shown_values[other + (own >= 0 and other >= own)]
-        else:
-            largest = shown_values[:n_shown].max()
-            value = np.float32((1 - uniform(random_values, gene << 6)) * largest)
-    return value, not c.corrupted_in_encoder and value > 0
