@@ -4,10 +4,10 @@ in   total counts of cells or samples
 out  nothing, or one ScfmWarning
 
 A model's depth tokens carry the total, so one kind given as the other is embedded far from its own.
-Medians: single cells by UMI have 1e3 to 3e4 counts, full-length protocols 1e5 to 3e6 reads (Pollen
-et al. 2014, which ship with no UMI, 2.8e5; single deep cells reach 1e7). Bulk libraries are
-sequenced to 1e7 reads and more (ENCODE asks for 3e7), 3'-tag ones to 3e6 or so. Between the two
-limits below totals say nothing: values per million, too, sum up to 1e6.
+Medians: single cells by UMI have 1e3 to 3e4 counts, those of full-length protocols 1e5 to 3e6 reads
+(Pollen et al. 2014: 2.8e5, though its deepest cells reach 1e7, so a median is asked for). Bulk
+libraries are sequenced to 1e7 reads and more, 3'-tag ones to 3e6 or so. Between the two limits
+below totals say nothing: values per million, too, sum up to 1e6.
 """
 
 import warnings

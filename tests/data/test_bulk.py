@@ -1,4 +1,4 @@
-"""Bulk samples and cells told apart by their totals: real cells of every kind at hand stay unwarned."""
+"""Bulk samples and cells told apart by their totals; real cells of every kind stay unwarned."""
 
 import warnings
 
