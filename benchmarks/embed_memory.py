@@ -22,7 +22,8 @@ from anndata.io import write_elem
 from measure import N_GENES, report, synthetic_batches
 
 from scfm.config import load_config
-from scfm.model.pretrained import ScfmModel, save_model
+from scfm.model.base import save_model
+from scfm.model.pretrained import ScfmModel
 from scfm.tasks.pretrain_run import PretrainRun
 from scfm.tokens.vocab import GeneVocab
 

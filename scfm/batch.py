@@ -36,6 +36,8 @@ class CellBatch:
         Integer codes of obs columns, where a task needs them.
     cell_index
         Which cell of the run's data this is.
+    is_hidden
+        True where the model must not see the value; None: just where ``is_target`` is True.
     """
 
     gene_ids: Int[Any, " token"]
@@ -48,6 +50,12 @@ class CellBatch:
     target_depth: Float[Any, " cell"]
     cell_index: Int[Any, " cell"]
     labels: Mapping[str, Shaped[Any, " cell"]] = field(default_factory=dict)
+    is_hidden: Bool[Any, " token"] | None = None
+
+    @property
+    def hidden(self) -> Bool[Any, " token"]:
+        """Where the model must not see the value."""
+        return self.is_target if self.is_hidden is None else self.is_hidden
 
     @property
     def n_cells(self) -> int:
@@ -59,7 +67,11 @@ class CellBatch:
 
     def map(self, convert: Callable[[Any], Any]) -> "CellBatch":
         """The same batch with every array passed through ``convert`` (to a device, to torch)."""
-        arrays = {name: convert(value) for name, value in vars(self).items() if name != "labels"}
+        arrays = {
+            name: None if value is None else convert(value)
+            for name, value in vars(self).items()
+            if name != "labels"
+        }
         return replace(self, **arrays, labels={k: convert(v) for k, v in self.labels.items()})
 
 
@@ -70,7 +82,7 @@ class CellStates:
     Attributes
     ----------
     tokens
-        Hidden states of the tokens the encoder saw (those with ``is_target`` False), packed.
+        Hidden states of the tokens the encoder saw, packed.
     offsets
         Range of each cell in ``tokens``.
     cell

@@ -45,7 +45,7 @@ def demo_cells() -> Path:
 @pytest.fixture(scope="session")
 def toy_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved toy model. Not to be changed: copy it first."""
-    from scfm.model.pretrained import save_model
+    from scfm.model.base import save_model
     from tests.toys import toy_model
 
     folder = tmp_path_factory.mktemp("models") / "toy"

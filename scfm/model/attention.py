@@ -57,40 +57,49 @@ def attend(
     keys: Packing,
     *,
     backend: str = "auto",
+    dropout: float = 0.0,
 ) -> Float[Tensor, "query head d"]:
-    """Softmax(q k / sqrt(d)) v within each cell. Raises ConfigError for an unknown backend."""
+    """Softmax(q k / sqrt(d)) v within each cell. Raises ConfigError for an unknown backend.
+
+    ``dropout`` is the share of attention weights set to zero.
+    """
     if backend == "auto":
-        backend = choose_backend(q)
+        backend = choose_backend(q, dropout)
     if backend not in BACKENDS:
         raise ConfigError(
             f"model.attention is '{backend}'; known are auto, {', '.join(sorted(BACKENDS))}."
         )
-    return BACKENDS[backend](q, k, v, queries, keys)
+    return BACKENDS[backend](q, k, v, queries, keys, dropout)
 
 
-def choose_backend(q: Tensor) -> str:
+def choose_backend(q: Tensor, dropout: float = 0.0) -> str:
     """The fastest backend that exists for this tensor's device and precision."""
     if q.device.type == "cpu":
         return "documents"
-    if varlen_attn is not None and q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
+    is_half = q.dtype in (torch.bfloat16, torch.float16)
+    if varlen_attn is not None and q.is_cuda and is_half and not dropout:
         return "varlen"
     return "padded"
 
 
-def _documents(q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing) -> Tensor:
+def _documents(
+    q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing, dropout: float
+) -> Tensor:
     # split, not slices: the gradient of n slices is n tensors of full size, that of a split one.
     parts = zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths), strict=True)
-    return torch.cat([_one_cell(*part) for part in parts])
+    return torch.cat([_one_cell(*part, dropout) for part in parts])
 
 
-def _one_cell(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _one_cell(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     if len(q) == 0:
         return q
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).squeeze(0).transpose(0, 1)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).squeeze(0).transpose(0, 1)
 
 
-def _padded(q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing) -> Tensor:
+def _padded(
+    q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing, dropout: float
+) -> Tensor:
     out = torch.empty_like(q)
     for cells in _buckets(queries.lengths, keys.lengths):
         chosen = torch.tensor(cells, device=q.device)
@@ -101,6 +110,7 @@ def _padded(q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing) ->
             k[k_at].transpose(1, 2),
             v[k_at].transpose(1, 2),
             attn_mask=k_real[:, None, None, :],
+            dropout_p=dropout,
         ).transpose(1, 2)
         out = out.index_put((q_at[q_real],), found[q_real])
     return out
@@ -124,10 +134,13 @@ def _padded_index(packing: Packing, cells: Tensor, longest: int) -> tuple[Tensor
     return torch.where(is_real, at, start[:, None]), is_real
 
 
-def _varlen(q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing) -> Tensor:
-    if varlen_attn is None or not q.is_cuda:
+def _varlen(
+    q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing, dropout: float
+) -> Tensor:
+    if varlen_attn is None or not q.is_cuda or dropout:
         raise ConfigError(
-            "model.attention is 'varlen', which needs CUDA and torch >= 2.10; set it to 'auto'."
+            "model.attention is 'varlen', which needs CUDA and torch >= 2.10, and no dropout; set "
+            "it to 'auto'."
         )
     return varlen_attn(q, k, v, queries.offsets, keys.offsets, queries.longest, keys.longest)  # pyright: ignore[reportReturnType]  # a tensor unless auxiliary outputs are asked for
 

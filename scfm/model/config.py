@@ -1,13 +1,16 @@
 """The sizes of a model, and the form in which transformers stores them (config.json).
 
 in   sizes, from a run's YAML or a model folder
-out  ModelSizes for the modules, ScfmConfig for the folder
+out  ModelSizes or ScfoundationSizes for the modules, a CellConfig for the folder
 """
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, Self, get_args
 
 from transformers import PreTrainedConfig
+
+Stabiliser = Literal["per_sample", "global"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +61,86 @@ class ModelSizes:
         return 16 * -(-8 * self.d_model // 48)
 
 
-class ScfmConfig(PreTrainedConfig):
-    """config.json of a model folder.
+@dataclass(frozen=True, kw_only=True)
+class ScfoundationSizes:
+    """Everything about an scFoundation model's shape but its vocabulary; defaults are the released.
+
+    Attributes
+    ----------
+    d_model, n_layers, n_heads
+        Encoder width, depth and heads; ``d_model`` must divide by ``n_heads``.
+    d_decoder, n_decoder_layers, n_decoder_heads, d_head
+        Decoder width, depth, heads and the width of a head, which need not multiply to
+        ``d_decoder``.
+    n_bins
+        Soft bins of the value embedding.
+    n_features
+        Random features of a decoder head; None: ``int(d_head ln d_head)``, 266 for 64.
+    redraw_every
+        Optimiser steps between draws of new random features; 0: never.
+    stabiliser
+        What is subtracted in the exponent of the keys' features: the largest of their own cell
+        ("per_sample") or of the whole batch ("global", as the original, whose results so hang on
+        batch mates).
+    dropout
+        Of the encoder's layers in training: attention weights and both sublayers, as in
+        torch.nn.TransformerEncoderLayer, whose default the original kept.
+    attention
+        "auto", or one of scfm.model.attention.BACKENDS; of the encoder.
+    """
+
+    d_model: int = 768
+    n_layers: int = 12
+    n_heads: int = 12
+    d_decoder: int = 512
+    n_decoder_layers: int = 6
+    n_decoder_heads: int = 8
+    d_head: int = 64
+    n_bins: int = 100
+    n_features: int | None = None
+    redraw_every: int = 1000
+    stabiliser: Stabiliser = "per_sample"
+    dropout: float = 0.1
+    initializer_range: float = 0.02
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("d_model", "n_layers", "n_heads", "d_decoder", "n_decoder_layers"),
+            *("n_decoder_heads", "d_head", "n_bins"),
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"model.d_model ({self.d_model}) must divide by model.n_heads ({self.n_heads})"
+            )
+        if self.features < 1:
+            raise ValueError(
+                f"model.n_features must be at least 1, got {self.features} (d_head {self.d_head})"
+            )
+        if self.redraw_every < 0:
+            raise ValueError(f"model.redraw_every must be at least 0, got {self.redraw_every}")
+        if self.stabiliser not in get_args(Stabiliser):
+            known = ", ".join(get_args(Stabiliser))
+            raise ValueError(f"model.stabiliser is '{self.stabiliser}'; known are {known}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
+        if not self.initializer_range > 0:
+            raise ValueError(
+                f"model.initializer_range must be positive, got {self.initializer_range}"
+            )
+
+    @property
+    def features(self) -> int:
+        """Random features of a decoder head."""
+        if self.n_features is not None:
+            return self.n_features
+        return int(self.d_head * math.log(self.d_head))
+
+
+class CellConfig(PreTrainedConfig):
+    """config.json of a model folder, whatever the family.
 
     Attributes
     ----------
@@ -68,10 +149,8 @@ class ScfmConfig(PreTrainedConfig):
     max_genes
         Most genes of a cell seen in training; embedding takes all and says when that is more.
     architecture
-        ModelSizes as a mapping.
+        The family's sizes as a mapping.
     """
-
-    model_type = "scfm"
 
     n_tokens: int = 0
     vocab_hash: str = ""
@@ -79,16 +158,34 @@ class ScfmConfig(PreTrainedConfig):
     architecture: dict[str, Any] | None = None
 
     @property
-    def sizes(self) -> ModelSizes:
-        return ModelSizes(**(self.architecture or {}))
+    def sizes(self) -> ModelSizes | ScfoundationSizes:
+        raise NotImplementedError
 
     @classmethod
-    def of(
-        cls, sizes: ModelSizes, *, n_tokens: int, vocab_hash: str, max_genes: int
-    ) -> "ScfmConfig":
+    def of(cls, sizes: Any, *, n_tokens: int, vocab_hash: str, max_genes: int) -> Self:
         return cls(
             n_tokens=n_tokens,
             vocab_hash=vocab_hash,
             max_genes=max_genes,
             architecture=asdict(sizes),
         )
+
+
+class ScfmConfig(CellConfig):
+    """config.json of the default family."""
+
+    model_type = "scfm"
+
+    @property
+    def sizes(self) -> ModelSizes:
+        return ModelSizes(**(self.architecture or {}))
+
+
+class ScfoundationConfig(CellConfig):
+    """config.json of the scFoundation family."""
+
+    model_type = "scfoundation"
+
+    @property
+    def sizes(self) -> ScfoundationSizes:
+        return ScfoundationSizes(**(self.architecture or {}))

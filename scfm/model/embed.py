@@ -39,6 +39,27 @@ class ValueEmbedding(nn.Module):
         return weights @ self.bins.to(weights.dtype)
 
 
+class MaskedValue(nn.Module):
+    """What stands in a gene's place beside its position: its value's vector, or that of a mask.
+
+    ``marks`` holds the mask and, as released, the padding, which nothing here ever reads.
+    """
+
+    def __init__(self, n_bins: int, d: int):
+        super().__init__()
+        self.of = ValueEmbedding(n_bins, d)
+        self.marks = nn.Parameter(torch.empty(2, d))
+
+    @property
+    def masked(self) -> Float[Tensor, "1 d"]:
+        return self.marks[:1]
+
+    @property
+    def zero(self) -> Float[Tensor, "1 d"]:
+        """Of a gene that is not expressed: made once for all of them."""
+        return self.of(torch.zeros(1, device=self.marks.device))
+
+
 class TokenEmbedding(nn.Module):
     """Gene embedding plus value embedding. No positions: the order of genes cannot matter."""
 

@@ -1,88 +1,47 @@
-"""The default model, and the folder it lives in.
+"""The default model: encoder over expressed genes, query decoder over targets.
 
-in   a config and a vocabulary, or a folder (or hub id) holding
-         config.json, model.safetensors, vocab.tsv, provenance.json
-out  ScfmModel: CellBatch -> CellStates
-
-Loading reads JSON, TSV and safetensors only: nothing from the folder can run.
+in   CellBatch
+out  CellStates, and log1p(cp10k) of the targets
 """
 
-import json
-import logging
-import warnings
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
-from safetensors import SafetensorError
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from scfm.batch import CellBatch, CellStates
-from scfm.data.fingerprint import sha256
-from scfm.data.write import atomic_folder
-from scfm.errors import ConfigError, ModelError
+from scfm.model import flops
 from scfm.model.attention import Packing
-from scfm.model.config import ModelSizes, ScfmConfig
+from scfm.model.base import CellModel, offsets_of
+from scfm.model.config import ScfmConfig
 from scfm.model.decoder import CellHead, QueryDecoder
 from scfm.model.embed import TokenEmbedding
 from scfm.model.encoder import Encoder
-from scfm.model.folder import CONFIG, PROVENANCE, VOCAB, WEIGHTS, find_model, read_provenance
 from scfm.model.init import initialise
 from scfm.model.recompute import Recompute
-from scfm.tokens.collate import N_SPECIALS
+from scfm.tokens.collate import N_SPECIALS, TokenConfig
 from scfm.tokens.vocab import GeneVocab
 
-# All that a folder with an odd config.json or weights file makes transformers raise.
-LOADING_ERRORS = (
-    SafetensorError,
-    OSError,
-    ValueError,
-    RuntimeError,
-    TypeError,
-    KeyError,
-    AttributeError,
-)
 Pooling = Literal["cell", "mean", "max", "S", "T"]
 
 
-class ScfmModel(PreTrainedModel):
-    """Encoder over expressed genes, query decoder over targets, a head on the cell state.
-
-    Attributes
-    ----------
-    vocab
-        The genes this model knows; saved and loaded with it.
-    provenance
-        Where the weights come from: data, settings, versions, hashes.
-    """
+class ScfmModel(CellModel):
+    """Encoder over expressed genes, query decoder over targets, a head on the cell state."""
 
     config_class = ScfmConfig
     base_model_prefix = "scfm"
     config: ScfmConfig
+    poolings = get_args(Pooling)
 
     def __init__(self, config: ScfmConfig, vocab: GeneVocab | None = None):
-        super().__init__(config)
-        self.vocab, self.provenance = vocab, {}
+        super().__init__(config, vocab)
         sizes = config.sizes
         self.embedding = TokenEmbedding(config.n_tokens, sizes.n_bins, sizes.d_model)
         self.encoder = Encoder(sizes)
         self.decoder = QueryDecoder(sizes)
         self.cell_head = CellHead(sizes)
         self.post_init()
-
-    @classmethod
-    def from_scratch(
-        cls, vocab: GeneVocab, sizes: ModelSizes, *, max_genes: int = 2048
-    ) -> "ScfmModel":
-        """A fresh model of these sizes for this vocabulary. Draws from torch's global generator."""
-        config = ScfmConfig.of(
-            sizes, n_tokens=len(vocab), vocab_hash=vocab.hash, max_genes=max_genes
-        )
-        return cls(config, vocab)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -99,8 +58,8 @@ class ScfmModel(PreTrainedModel):
 
     def predict_targets(
         self, cells: CellBatch, states: CellStates
-    ) -> tuple[Float[Tensor, " target"], Float[Tensor, " target"]]:
-        """The targets' log1p(cp10k) values: by the query decoder, and from the cell state alone."""
+    ) -> dict[str, Float[Tensor, " target"]]:
+        """The targets' log1p(cp10k): "query" by the decoder, "cell" from the cell state alone."""
         visible, targets = Packing(states.offsets), Packing(cells.offsets - states.offsets)
         genes = self.embedding.gene(cells.gene_ids[cells.is_target])
         first = states.offsets[:-1].long()
@@ -109,7 +68,8 @@ class ScfmModel(PreTrainedModel):
         # The cell head gets the depth as a number only: an encoded [T] would tell of the cell.
         wanted = cells.offsets[:-1].long() + 1
         bare_depth = self.embedding(cells.gene_ids[wanted], cells.values[wanted])
-        return by_query, self.cell_head(states.cell, bare_depth, genes, targets.cell_of)
+        by_cell = self.cell_head(states.cell, bare_depth, genes, targets.cell_of)
+        return {"query": by_query, "cell": by_cell}
 
     @property
     def blocks(self) -> list[nn.Module]:
@@ -120,13 +80,22 @@ class ScfmModel(PreTrainedModel):
         """Which activations of the blocks are made again in the backward pass."""
         self.encoder.recompute = self.decoder.recompute = how
 
-    def pool(self, states: CellStates, how: Pooling = "cell") -> Float[Tensor, "cell d"]:
+    @property
+    def token_config(self) -> TokenConfig:
+        return TokenConfig(max_genes=self.config.max_genes)
+
+    def batch_flops(
+        self, visible: Int[Any, " cell"] | list[int], targets: Int[Any, " cell"] | list[int]
+    ) -> float:
+        """Operations of one forward and backward pass (scfm.model.flops)."""
+        return flops.batch_flops(self.config.sizes, visible, targets)
+
+    def pool(self, states: CellStates, how: str | None = None) -> Float[Tensor, "cell d"]:
         """One vector a cell: the [CELL] state, the mean or max over genes, or the S or T state.
 
         A cell without a gene of the vocabulary has the [CELL] state for mean and max.
         """
-        if how not in get_args(Pooling):
-            raise ConfigError(f"pooling is '{how}'; known are {', '.join(get_args(Pooling))}.")
+        how = self.checked_pooling(how)
         if how == "cell":
             return states.cell
         first = states.offsets[:-1].long()
@@ -138,67 +107,10 @@ class ScfmModel(PreTrainedModel):
         ]
         return torch.stack(pooled)
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Write config.json, model.safetensors, vocab.tsv and provenance.json into a folder."""
-        if self.vocab is None:
-            raise ModelError("This model has no vocabulary; build it with ScfmModel.from_scratch.")
-        folder = Path(save_directory)
-        super().save_pretrained(folder, **kwargs)
-        self.vocab.save(folder / VOCAB)
-        hashes = {
-            "weights_sha256": sha256(folder / WEIGHTS),
-            "config_sha256": sha256(folder / CONFIG),
-        }
-        self.provenance = {**self.provenance, **hashes}
-        (folder / PROVENANCE).write_text(json.dumps(self.provenance, indent=2) + "\n")
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, **kwargs: Any) -> "ScfmModel":  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Load a model folder, or a hub id; works offline for a folder.
-
-        Raises ModelError where a file is missing, truncated, altered since it was written, or
-        where weights and architecture do not fit exactly.
-        """
-        folder = find_model(source)
-        vocab, provenance = GeneVocab.load(folder / VOCAB), read_provenance(folder)
-        with _plain_errors(folder), _quiet_transformers():
-            answer: Any = super().from_pretrained(
-                str(folder), use_safetensors=True, output_loading_info=True, **kwargs
-            )
-        loaded, found = answer
-        wrong = {k: sorted(map(str, v)) for k, v in found.items() if v}
-        if wrong:
-            raise ModelError(
-                f"The weights in {folder} do not fit config.json: "
-                + "; ".join(f"{k.replace('_', ' ')}: {', '.join(v[:3])}" for k, v in wrong.items())
-                + ". Take the whole folder from where it was made."
-            )
-        if (len(vocab), vocab.hash) != (loaded.config.n_tokens, loaded.config.vocab_hash):
-            raise ModelError(
-                f"{folder / VOCAB} is not the vocabulary this model was trained with (hash "
-                f"{vocab.hash[:12]}, wanted {loaded.config.vocab_hash[:12]}). Restore the original."
-            )
-        loaded.vocab, loaded.provenance = vocab, provenance
-        return loaded.eval()
-
-
-def save_model(model: ScfmModel, folder: Path) -> None:
-    """``save_pretrained`` into a folder that appears whole or not at all."""
-    broken = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
-    if broken:
-        raise ModelError(
-            f"The model has NaN or infinite weights ({', '.join(broken[:3])}): training diverged. "
-            "Nothing was exported. Start again with a lower --set optim.lr=..."
-        )
-    with atomic_folder(folder, marker=PROVENANCE) as temporary, _quiet_transformers():
-        model.save_pretrained(temporary)
-
 
 def visible_offsets(cells: CellBatch) -> Tensor:
     """Where each cell's tokens lie once the targets are taken out."""
-    is_target = cells.is_target.to(torch.int32)
-    before = torch.cat([is_target.new_zeros(1), is_target.cumsum(0, dtype=torch.int32)])
-    return cells.offsets - before[cells.offsets.long()]
+    return offsets_of(~cells.is_target, cells.offsets)
 
 
 def _pool_genes(tokens: Tensor, how: str) -> Tensor:
@@ -206,26 +118,3 @@ def _pool_genes(tokens: Tensor, how: str) -> Tensor:
     if len(genes) == 0:
         return tokens[0]
     return genes.mean(0) if how == "mean" else genes.amax(0)
-
-
-@contextmanager
-def _plain_errors(folder: Path):
-    try:
-        yield
-    except LOADING_ERRORS as error:
-        raise ModelError(f"The model in {folder} cannot be loaded: {error}") from error
-
-
-@contextmanager
-def _quiet_transformers():
-    """Its loading report repeats what the checks above say better."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-            yield
-    finally:
-        transformers_logging.set_verbosity(before)
-        transformers_logging.enable_progress_bar()

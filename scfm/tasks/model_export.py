@@ -12,7 +12,8 @@ import torch
 
 from scfm.config import to_mapping
 from scfm.errors import ModelError
-from scfm.model.pretrained import ScfmModel, save_model
+from scfm.model.base import save_model
+from scfm.model.pretrained import ScfmModel
 from scfm.tasks.pretrain_run import PretrainRun, with_paths
 from scfm.tokens.vocab import GeneVocab
 from scfm.train.checkpoint_files import read_manifest

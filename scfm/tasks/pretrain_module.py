@@ -71,7 +71,8 @@ class PretrainModule(L.LightningModule):
 
     def losses(self, cells: CellBatch) -> dict[str, torch.Tensor]:
         """The loss and its parts on one batch."""
-        by_query, by_cell = self.model.predict_targets(cells, self.model(cells))
+        found = self.model.predict_targets(cells, self.model(cells))
+        by_query, by_cell = found["query"], found["cell"]
         target, cell_of = cells.target_values[cells.is_target], self._cell_of_targets(cells)
         query = mean_squared_error(by_query, target, cell_of, cells.n_cells)
         cell = mean_squared_error(by_cell, target, cell_of, cells.n_cells)

@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 
 from scfm.errors import ConfigError
-from scfm.model.pretrained import ScfmModel
+from scfm.model.base import CellModel
+from scfm.model.families import load_model
 
 
-def load(source: str | Path, *, device: str = "auto") -> ScfmModel:
+def load(source: str | Path, *, device: str = "auto") -> CellModel:
     """Load a model folder, a run folder of ``scfm pretrain``, or a hub id.
 
     Parameters
@@ -18,7 +19,7 @@ def load(source: str | Path, *, device: str = "auto") -> ScfmModel:
 
     Raises ModelError where anything is missing or altered. Nothing from the folder is executed.
     """
-    model = ScfmModel.from_pretrained(source)
+    model = load_model(source)
     return model.to(choose_device(device))  # pyright: ignore[reportArgumentType]
 
 
@@ -39,6 +40,6 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def as_model(model: ScfmModel | str | Path) -> ScfmModel:
+def as_model(model: CellModel | str | Path) -> CellModel:
     """Models pass, paths and ids are loaded."""
-    return model if isinstance(model, ScfmModel) else load(model)
+    return model if isinstance(model, CellModel) else load(model)

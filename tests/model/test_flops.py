@@ -30,7 +30,7 @@ def counted(model, cells, *, backward):
     """
     with sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as forward:
-            by_query, by_cell = model.predict_targets(cells, model(cells))
+            by_query, by_cell = model.predict_targets(cells, model(cells)).values()
         with FlopCounterMode(display=False) as back:
             if backward:
                 (by_query.sum() + by_cell.sum()).backward()

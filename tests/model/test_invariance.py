@@ -30,7 +30,7 @@ def one_cell(cells, number):
 @torch.no_grad()
 def everything(model, cells):
     states = model(cells)
-    by_query, by_cell = model.predict_targets(cells, states)
+    by_query, by_cell = model.predict_targets(cells, states).values()
     return states, by_query, by_cell
 
 

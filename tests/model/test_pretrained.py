@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from scfm.data.fingerprint import sha256
 from scfm.errors import ModelError
+from scfm.model.base import save_model
 from scfm.model.folder import WEIGHTS
-from scfm.model.pretrained import ScfmModel, save_model
+from scfm.model.pretrained import ScfmModel
 from tests.toys import toy_cells, toy_model
 
 

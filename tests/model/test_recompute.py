@@ -21,7 +21,7 @@ def step(how: str) -> tuple[dict[str, torch.Tensor], int]:
 
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        by_query, by_cell = model.predict_targets(cells, model(cells))
+        by_query, by_cell = model.predict_targets(cells, model(cells)).values()
     (by_query.square().sum() + by_cell.square().sum()).backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     return gradients, sum(size for at, size in kept.items() if at not in weights)
