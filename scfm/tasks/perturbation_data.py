@@ -26,7 +26,7 @@ CHUNK_CELLS = 2048
 MOST_GENES = 5000  # predicted at most, the most variable ones, as in GEARS
 MIN_CELLS = 10  # a perturbation of fewer has no mean to speak of
 CONTROL, LEFT_OUT = -1, -2
-SPLIT, FOLDS, PAIRS = 0x9E12, 0xF01D, 0x9A125  # which draw of a seed
+SPLIT, FOLDS, PAIRS, HALVES = 0x9E12, 0xF01D, 0x9A125, 0x4A1F  # which draw of a seed
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def split_perturbations(
     rng = np.random.default_rng([seed, SPLIT])
     n_validation = min(max(1, round(validation_share * len(rest))), len(rest) - 2)
     validation = sorted(rng.choice(rest, n_validation, replace=False).tolist())
-    training_controls, held_out_controls = _halves(cells, rng)
+    training_controls, held_out_controls = halves_of_controls(cells, seed)
     return PerturbationSplit(
         training=tuple(name for name in rest if name not in validation),
         validation=tuple(validation),
@@ -263,10 +263,11 @@ def _partners(
     ]
 
 
-def _halves(
-    cells: PerturbedCells, rng: np.random.Generator
+def halves_of_controls(
+    cells: PerturbedCells, seed: int
 ) -> tuple[Int[np.ndarray, " control"], Int[np.ndarray, " control"]]:
-    controls = rng.permutation(cells.controls)
+    """Control cells to train with and to judge by, batch by batch; the same for every fold."""
+    controls = np.random.default_rng([seed, HALVES]).permutation(cells.controls)
     controls = controls[np.argsort(cells.batch[controls], kind="stable")]
     if len(controls) < 4:
         raise LabelError(f"There are {len(controls)} control cells; wanted at least 4.")
