@@ -18,7 +18,8 @@ class CellBatch:
     Attributes
     ----------
     gene_ids
-        Vocabulary ids. Within a cell: [CELL], [T], [S], then genes in ascending id.
+        Vocabulary ids. Within a cell: [CELL], [T], [S] (of these, those the vocabulary has), then
+        genes in ascending id.
     values
         What the model is shown: log1p of counts per 10,000 (nats) for genes, log10 of a total
         count for [T] and [S], 0 for [CELL] and for targets, whose value the model must not see.
@@ -37,7 +38,9 @@ class CellBatch:
     cell_index
         Which cell of the run's data this is.
     is_hidden
-        True where the model must not see the value; None: just where ``is_target`` is True.
+        True where the encoder must not see the token; None: just where ``is_target`` is True. It
+        differs where a target is shown all the same (its own value, or a wrong one), and where a
+        gene is left out that is no target. Read it through `hidden`.
     """
 
     gene_ids: Int[Any, " token"]
@@ -54,7 +57,7 @@ class CellBatch:
 
     @property
     def hidden(self) -> Bool[Any, " token"]:
-        """Where the model must not see the value."""
+        """True where the encoder must not see the token."""
         return self.is_target if self.is_hidden is None else self.is_hidden
 
     @property
@@ -68,9 +71,9 @@ class CellBatch:
     def map(self, convert: Callable[[Any], Any]) -> "CellBatch":
         """The same batch with every array passed through ``convert`` (to a device, to torch)."""
         arrays = {
-            name: None if value is None else convert(value)
+            name: convert(value)
             for name, value in vars(self).items()
-            if name != "labels"
+            if name != "labels" and value is not None
         }
         return replace(self, **arrays, labels={k: convert(v) for k, v in self.labels.items()})
 

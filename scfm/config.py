@@ -24,6 +24,12 @@ Config = TypeVar("Config")
 
 def load_config(cls: type[Config], name: str, overrides: Iterable[str] = ()) -> Config:
     """The config called ``name`` (shipped, or a path to a YAML file), with overrides applied."""
+    settings, where = read_settings(name, overrides)
+    return from_mapping(cls, settings, where=where)
+
+
+def read_settings(name: str, overrides: Iterable[str] = ()) -> tuple[dict[str, Any], str]:
+    """What the config says, unchecked, with overrides applied; and where it stands."""
     path = find_config(name)
     try:
         settings = yaml.safe_load(path.read_text()) or {}
@@ -33,7 +39,7 @@ def load_config(cls: type[Config], name: str, overrides: Iterable[str] = ()) -> 
         raise ConfigError(f"{path} must hold 'key: value' lines, got {type(settings).__name__}.")
     for override in overrides:
         _apply(settings, override)
-    return from_mapping(cls, settings, where=str(path))
+    return settings, str(path)
 
 
 def from_mapping(cls: type[Config], settings: Mapping[str, Any], *, where: str) -> Config:

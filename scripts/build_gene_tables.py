@@ -1,8 +1,10 @@
 """Public gene lists -> the small tables in scfm/data/resources. The same lists give the same bytes.
 
 in   hgnc_complete_set.txt.gz, genes_homo_sapiens.csv.gz, genes_mus_musculus.csv.gz,
-     Ensembl105_Human2Mouse_Genes.csv.gz (where each is from: scfm/data/resources/SOURCES.md)
-out  human_genes.tsv.gz, human_names.tsv.gz, mouse_genes.tsv.gz, orthologs.tsv.gz
+     Ensembl105_Human2Mouse_Genes.csv.gz, scfoundation_gene_index_19264.tsv.gz
+     (where each is from: scfm/data/resources/SOURCES.md)
+out  human_genes.tsv.gz, human_names.tsv.gz, mouse_genes.tsv.gz, orthologs.tsv.gz,
+     scfoundation_genes.tsv.gz
 
     python scripts/build_gene_tables.py FOLDER_WITH_THE_LISTS
 """
@@ -20,7 +22,7 @@ RESOURCES = Path(__file__).resolve().parents[1] / "scfm" / "data" / "resources"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("lists", type=Path, help="folder with the four gene lists")
+    parser.add_argument("lists", type=Path, help="folder with the five gene lists")
     parser.add_argument("--out", type=Path, default=RESOURCES)
     arguments = parser.parse_args()
     hgnc = read_hgnc(arguments.lists / "hgnc_complete_set.txt.gz")
@@ -37,6 +39,9 @@ def main() -> None:
         "human_names": names,
         "mouse_genes": mouse[["ensembl_id", "symbol", "biotype"]].sort_values("ensembl_id"),
         "orthologs": orthologs(pairs, genes, names, mouse),
+        "scfoundation_genes": scfoundation_genes(
+            arguments.lists / "scfoundation_gene_index_19264.tsv.gz"
+        ),
     }
     for name, table in tables.items():
         size = write_table(table, arguments.out / f"{name}.tsv.gz")
@@ -61,6 +66,13 @@ def read_ensembl(path: Path) -> pd.DataFrame:
     table = read_list(path, names=columns)
     table["symbol"] = table["symbol"].where(table["symbol"] != table["ensembl_id"], "")
     return table
+
+
+def scfoundation_genes(path: Path) -> pd.DataFrame:
+    """The symbols alone, in the released order: a gene's number is its row."""
+    table = read_list(path, sep="\t").astype({"index": int})
+    assert list(table["index"]) == list(range(len(table))), "the rows are not in their own order"
+    return table[["gene_name"]].rename(columns={"gene_name": "symbol"})
 
 
 def human_genes(hgnc: pd.DataFrame, ensembl: pd.DataFrame) -> pd.DataFrame:

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from scfm.config import find_config, load_config
-from scfm.tasks.pretrain_run import PretrainRun
+from scfm.config import find_config
+from scfm.tasks.pretrain_run import load_run
 from scfm.tools.plan import PlanRequest, make_plan
 from scfm.tools.plan_states import count_parameters
 
@@ -20,7 +20,7 @@ def stated(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_header_states_the_parameters(name):
-    assert count_parameters(load_config(PretrainRun, name).model).total == stated(name)
+    assert count_parameters(load_run(name)).total == stated(name)
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
@@ -34,6 +34,6 @@ def test_name_is_about_right(name):
 )
 def test_preset_fits_its_machine(name, gpus):
     """With the longest cells its tokens allow, on devices of 80 GB."""
-    run = load_config(PretrainRun, name)
+    run = load_run(name)
     ask = PlanRequest(cells=1e6, gpus=gpus, genes_per_cell=float(run.tokens.max_genes))
     assert make_plan(run, ask).fits

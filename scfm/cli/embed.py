@@ -14,10 +14,8 @@ def command(
     model: options.Model,
     out: options.Out,
     key_added: Annotated[str, typer.Option(help="Name in obsm.")] = "X_scfm",
-    pooling: Annotated[options.Pool, typer.Option(help="One vector a cell.")] = options.Pool.cell,
-    target_depth: Annotated[
-        float | None, typer.Option(help="log10 of the total count asked for; default: the cell's.")
-    ] = None,
+    pooling: options.Pooling = None,
+    target_depth: options.TargetDepth = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     layer: options.Layer = None,
@@ -45,7 +43,7 @@ def command(
             load(model, device=device),
             out,
             key_added=key_added,
-            pooling=pooling.value,
+            pooling=pooling,
             target_depth=target_depth,
             batch_size=batch_size,
             config=config,

@@ -16,16 +16,22 @@ class Species(StrEnum):
     mouse = "mouse"
 
 
-class Pool(StrEnum):
-    cell = "cell"
-    mean = "mean"
-    max = "max"
-    S = "S"
-    T = "T"
-
-
 Model = Annotated[str, typer.Option("--model", help="Model folder, run folder, or hub id.")]
 Out = Annotated[Path, typer.Option("--out", help="Where to write; replaced only when complete.")]
+Pooling = Annotated[
+    str | None,
+    typer.Option(
+        help="One vector a cell: cell, mean, max, S, T; of scFoundation all, max, mean, S, T. "
+        "Default: the model's."
+    ),
+]
+TargetDepth = Annotated[
+    str | None,
+    typer.Option(
+        help="Total count asked for: t4 is 10^4, f2 twice the cell's own, a1 ten times it. "
+        "Default: the model's."
+    ),
+]
 BatchSize = Annotated[
     int, typer.Option(min=1, help="Cells a forward pass; results do not depend on it.")
 ]

@@ -39,13 +39,12 @@ def command(
     With --check, three real steps of one process of the run on this machine, in a process of its
     own, on --data or on made-up cells.
     """
-    from scfm.config import load_config
-    from scfm.tasks.pretrain_run import PretrainRun
+    from scfm.tasks.pretrain_run import load_run
     from scfm.tools import plan_check
     from scfm.tools.plan import PlanRequest, make_plan
     from scfm.tools.plan_words import in_words
 
-    run = load_config(PretrainRun, config, set_ or [])
+    run = load_run(config, set_ or [])
     ask = PlanRequest(
         cells=cells,
         gpus=gpus,

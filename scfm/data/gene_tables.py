@@ -6,6 +6,7 @@ out  gene_table(species) for people; GeneNames(species) for alignment: name or E
 
 import gzip
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -68,7 +69,13 @@ def _read(name: str) -> tuple[list[str], ...]:
     return tuple(cells[width + column :: width] for column in range(width))
 
 
-_WIDTHS = {"human_genes": 5, "human_names": 3, "mouse_genes": 3, "orthologs": 3}
+_WIDTHS = {
+    "human_genes": 5,
+    "human_names": 3,
+    "mouse_genes": 3,
+    "orthologs": 3,
+    "scfoundation_genes": 1,
+}
 
 
 def gene_table(species: Species = "human") -> pd.DataFrame:
@@ -111,6 +118,30 @@ def gene_table(species: Species = "human") -> pd.DataFrame:
             "human_ortholog": [pairs.get(gene_id, "") for gene_id in ensembl_id],
         }
     )
+
+
+def scfoundation_symbols() -> tuple[str, ...]:
+    """The 19,264 genes of the published scFoundation models, in their order."""
+    (symbols,) = _read("scfoundation_genes")
+    return tuple(symbols)
+
+
+def human_ensembl_ids(symbols: Sequence[str]) -> tuple[str, ...]:
+    """The Ensembl id of each gene, by its approved or else any other name of one gene only.
+
+    "" where the name is in no table, means several genes, or the gene has no id; and where two of
+    the symbols would be one gene, for the one that is not its approved name.
+    """
+    names = gene_names("human")
+    table = gene_table("human")
+    id_of = dict(zip(table["symbol"], table["ensembl_id"], strict=True)) | {"": ""}
+    own, ids = set(symbols), []
+    for symbol in symbols:
+        gene = names.approved.get(symbol) or names.other_names.get(symbol, ("", ""))[1]
+        is_elsewhere = gene != symbol and gene in own
+        gene_id = gene if ENSEMBL_ID.fullmatch(gene) else id_of[gene]
+        ids.append("" if is_elsewhere else gene_id)
+    return tuple(ids)
 
 
 @cache

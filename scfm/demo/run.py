@@ -21,7 +21,6 @@ import scipy.sparse as sp
 import torch
 from jaxtyping import Bool, Float, Shaped
 
-from scfm.config import load_config
 from scfm.data.fingerprint import sha256
 from scfm.data.write import make_folder, write_h5ad
 from scfm.errors import OutputError
@@ -34,10 +33,11 @@ from scfm.evaluate.celltype import (
 )
 from scfm.evaluate.report import write_metrics, write_report
 from scfm.evaluate.results import Evaluation
-from scfm.model.pretrained import ScfmModel
+from scfm.model.base import CellModel
 from scfm.tasks.neighbours import NeighbourClassifier
 from scfm.tasks.pretrain import pretrain
-from scfm.tasks.pretrain_run import PretrainRun
+from scfm.tasks.embedding import EmbeddingConfig
+from scfm.tasks.pretrain_run import PretrainRun, load_run
 from scfm.tokens.inputs import open_input
 from scfm.tools.annotation import annotate_settings, annotate_with
 from scfm.tools.embedding import embed, embed_source, model_id, vocab_of
@@ -79,7 +79,7 @@ def run_demo(
     data = read_cells()
     clear_earlier_demo(out)
     write_h5ad(data.reference, out / "reference.h5ad")
-    run = replace(load_config(PretrainRun, config, overrides), data=(str(out / "reference.h5ad"),))
+    run = replace(load_run(config, overrides), data=(str(out / "reference.h5ad"),))
     say(f"Pretraining {config} on {data.reference.n_obs:,} sorted PBMC, {run.train.steps} steps")
     pretrain(run, out)
     model = load(out)
@@ -113,15 +113,18 @@ def run_demo(
 
 
 def embed_untrained(
-    model: ScfmModel, run: PretrainRun, data: DemoData
+    model: CellModel, run: PretrainRun, data: DemoData
 ) -> tuple[Float[np.ndarray, "reference d"], Float[np.ndarray, "query d"]]:
     """Both sets through the network as it was before its first step."""
     torch.manual_seed(run.seed)
     vocab = vocab_of(model)
-    fresh = ScfmModel.from_scratch(vocab, run.model, max_genes=run.tokens.max_genes).eval()
+    fresh = run.new_model(vocab).eval()
     found = [
-        embed_source(fresh, open_input(cells, vocab, run.input)[0], "cell", None, 64).embedding
-        for cells in (data.reference, data.query)
+        embed_source(fresh, member, EmbeddingConfig.of(fresh), 64).embedding
+        for member, _ in (
+            open_input(cells, vocab, run.input, fresh.token_config)
+            for cells in (data.reference, data.query)
+        )
     ]
     return found[0], found[1]
 
@@ -217,7 +220,7 @@ def umap_of(embedding: Float[np.ndarray, "cell d"]) -> Float[np.ndarray, "cell 2
     return np.asarray(cells.obsm["X_umap"], dtype=np.float64)
 
 
-def training_record(out: Path, run: PretrainRun, model: ScfmModel) -> dict[str, Any]:
+def training_record(out: Path, run: PretrainRun, model: CellModel) -> dict[str, Any]:
     """metrics.csv as columns, and what the run was."""
     rows = read_metrics(out / "metrics.csv")
     held_out = [float(row["val_loss"]) if row["val_loss"] else None for row in rows]
@@ -245,7 +248,7 @@ def write_outputs(
     out: Path,
     data: DemoData,
     evaluation: Evaluation,
-    model: ScfmModel,
+    model: CellModel,
     run: PretrainRun,
     untrained: Float[np.ndarray, "cell d"],
 ) -> None:
@@ -291,7 +294,7 @@ LIMITS = (
 )
 
 
-def provenance(model: ScfmModel) -> dict[str, Any]:
+def provenance(model: CellModel) -> dict[str, Any]:
     """What made these numbers."""
     packages = ("torch", "lightning", "transformers", "anndata", "scanpy", "scikit-learn")
     return {

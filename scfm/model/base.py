@@ -26,7 +26,7 @@ from scfm.data.fingerprint import sha256
 from scfm.data.write import atomic_folder
 from scfm.errors import ConfigError, ModelError
 from scfm.model.config import CellConfig
-from scfm.model.folder import CONFIG, PROVENANCE, VOCAB, WEIGHTS, find_model, read_provenance
+from scfm.model.folder import CARD, CONFIG, PROVENANCE, VOCAB, WEIGHTS, find_model, read_provenance
 from scfm.model.recompute import Recompute
 from scfm.tokens.vocab import GeneVocab
 
@@ -184,8 +184,12 @@ def model_type(folder: Path) -> str:
         return str(json.loads((folder / CONFIG).read_text())["model_type"])
 
 
-def save_model(model: CellModel, folder: Path) -> None:
-    """``save_pretrained`` into a folder that appears whole or not at all."""
+def save_model(model: CellModel, folder: Path, *, card: str | None = None) -> None:
+    """``save_pretrained`` into a folder that appears whole or not at all.
+
+    ``card`` is the text of its README.md. Raises ModelError for weights that are not finite,
+    OutputError.
+    """
     broken = [name for name, value in model.state_dict().items() if not value.isfinite().all()]
     if broken:
         raise ModelError(
@@ -194,6 +198,8 @@ def save_model(model: CellModel, folder: Path) -> None:
         )
     with atomic_folder(folder, marker=PROVENANCE) as temporary, _quiet_transformers():
         model.save_pretrained(temporary)
+        if card is not None:
+            (temporary / CARD).write_text(card, encoding="utf-8")
 
 
 def offsets_of(

@@ -13,6 +13,7 @@ from scfm.errors import ModelError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 VOCAB, PROVENANCE = "vocab.tsv", "provenance.json"
+CARD = "README.md"  # of converted models; what a hub shows
 
 
 def find_model(source: str | Path) -> Path:
@@ -41,7 +42,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    files = [CONFIG, WEIGHTS, VOCAB, PROVENANCE, "README.md"]
+    files = [CONFIG, WEIGHTS, VOCAB, PROVENANCE, CARD]
     try:
         return Path(snapshot_download(name, allow_patterns=files))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:

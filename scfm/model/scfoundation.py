@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from scfm.batch import CellBatch, CellStates
 from scfm.errors import ModelError
+from scfm.model import scfoundation_flops
 from scfm.model.attention import Packing
 from scfm.model.base import CellModel, offsets_of
 from scfm.model.config import ScfoundationConfig
@@ -165,6 +166,12 @@ class ScfoundationModel(CellModel):
             return x.unflatten(0, (last - first, -1))
 
         return input_of
+
+    def batch_flops(
+        self, visible: Int[Any, " cell"] | list[int], targets: Int[Any, " cell"] | list[int]
+    ) -> float:
+        """Operations of one forward and backward pass (scfm.model.scfoundation_flops)."""
+        return scfoundation_flops.batch_flops(self.config.sizes, self.n_positions, visible, targets)
 
     @property
     def blocks(self) -> list[nn.Module]:

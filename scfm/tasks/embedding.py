@@ -6,6 +6,7 @@ out  EmbeddedCells, a chunk at a time; memory does not grow with the file
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,9 @@ from jaxtyping import Float, Int
 
 from scfm.data.counts import CountRows
 from scfm.errors import ConfigError, ModelError, ScfmWarning
-from scfm.model.pretrained import Pooling, ScfmModel
-from scfm.tokens.collate import N_SPECIALS
+from scfm.model.base import CellModel
 from scfm.tokens.pool import PoolMember
+from scfm.tokens.target_depth import TargetDepth, parse_target_depth
 
 CHUNK_CELLS = 2048  # read at a time; more would not be faster
 # Tokens a forward pass, by whether it runs on a CPU: bounds memory where cells have many genes
@@ -25,51 +26,68 @@ MOST_TOKENS = {True: 2**14, False: 2**18}
 
 
 class EmbeddedCells(NamedTuple):
-    """Some cells' embeddings, and the log10 of the total count each was seen at."""
+    """Some cells' embeddings, the log10 of the total count each was seen at, and its genes."""
 
     cell_index: Int[np.ndarray, " cell"]
     embedding: Float[np.ndarray, "cell d"]
     depth: Float[np.ndarray, " cell"]
+    n_genes: Int[np.ndarray, " cell"]
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """Which vector of a cell, and what the model is asked for.
+
+    Attributes
+    ----------
+    pooling
+        One of the model's ``poolings``.
+    target_depth
+        The total count that the model is asked for (T).
+    """
+
+    pooling: str
+    target_depth: TargetDepth
+
+    @classmethod
+    def of(
+        cls,
+        model: CellModel,
+        pooling: str | None = None,
+        target_depth: float | str | None = None,
+    ) -> "EmbeddingConfig":
+        """The model's own choices for what is None. Raises ConfigError for what it does not have."""
+        if pooling is not None and pooling not in model.poolings:
+            known = ", ".join(model.poolings)
+            raise ConfigError(f"pooling is '{pooling}'; this model has {known}.")
+        depth = model.default_target_depth if target_depth is None else target_depth
+        return cls(pooling or model.poolings[0], parse_target_depth(depth))
 
 
 def embed_cells(
-    model: ScfmModel,
-    member: PoolMember,
-    *,
-    batch_size: int = 64,
-    pooling: Pooling = "cell",
-    target_depth: float | None = None,
+    model: CellModel, member: PoolMember, how: EmbeddingConfig, *, batch_size: int = 64
 ) -> Iterator[EmbeddedCells]:
     """Embed all cells of a source in file order.
 
-    Parameters
-    ----------
-    batch_size
-        Most cells a forward pass; fewer where they have many genes, so that memory is bounded. A
-        cell's embedding does not depend on it beyond rounding (1e-5).
-    target_depth
-        log10 of the total count the model is asked for (T); None: the cell's own.
+    ``batch_size`` is the most cells a forward pass; fewer where they have many genes, so that memory
+    is bounded. A cell's embedding does not depend on it beyond rounding (1e-5).
 
-    Warns once, at the end, when cells had more expressed genes than the model was trained on.
+    Warns once, at the end, when cells had more expressed genes than the model was trained on, and
+    when they were asked for at a lower depth than they have.
     """
-    if target_depth is not None and not 0 <= target_depth <= 9:
-        raise ConfigError(
-            f"target_depth is log10 of a total count, from 0 to 9; got {target_depth:g}. "
-            "For 10,000 counts give 4."
-        )
-    most, n_beyond = model.config.max_genes, 0
+    most, n_beyond, n_below = model.config.max_genes, 0, 0
     model.eval()
     for rows in member.source.chunks(CHUNK_CELLS):
         found = [
-            _embed_rows(model, member, rows.part(first, last), pooling, target_depth)
-            for first, last in _batches(rows, batch_size, MOST_TOKENS[model.device.type == "cpu"])
+            _embed_rows(model, member, rows.part(first, last), how)
+            for first, last in batches(rows, batch_size, MOST_TOKENS[model.device.type == "cpu"])
         ]
-        n_beyond += sum(n for _, _, n in found)
-        embedded = np.concatenate([e for e, _, _ in found])
-        depth = np.concatenate([d for _, d, _ in found])
-        if not np.isfinite(embedded).all():
+        cells = EmbeddedCells(rows.cell_index, *map(np.concatenate, zip(*found, strict=True)))
+        if not np.isfinite(cells.embedding).all():
             raise ModelError("The model's embeddings are NaN or infinite. Take another model.")
-        yield EmbeddedCells(rows.cell_index, embedded, depth)
+        n_beyond += int((cells.n_genes > most).sum())
+        n_below += int(how.target_depth.is_below(cells.depth).sum())
+        yield cells
     if n_beyond:
         warnings.warn(
             f"{n_beyond:,} of {member.source.n_cells:,} cells express more than the {most:,} "
@@ -77,9 +95,10 @@ def embed_cells(
             ScfmWarning,
             stacklevel=2,
         )
+    warn_if_below(n_below, member.source.n_cells, how.target_depth)
 
 
-def _batches(rows: CountRows, batch_size: int, most_tokens: int) -> Iterator[tuple[int, int]]:
+def batches(rows: CountRows, batch_size: int, most_tokens: int) -> Iterator[tuple[int, int]]:
     """Row ranges of at most ``batch_size`` cells and ``most_tokens`` tokens, at least one cell."""
     first = 0
     while first < rows.n_cells:
@@ -91,16 +110,12 @@ def _batches(rows: CountRows, batch_size: int, most_tokens: int) -> Iterator[tup
 
 
 def _embed_rows(
-    model: ScfmModel,
-    member: PoolMember,
-    rows: CountRows,
-    pooling: Pooling,
-    target_depth: float | None,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    cells = member.tokenizer.shown(rows, target_depth=target_depth)
-    n_beyond = int((np.diff(cells.offsets) - N_SPECIALS > model.config.max_genes).sum())
-    device = model.device
+    model: CellModel, member: PoolMember, rows: CountRows, how: EmbeddingConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    tokenizer, device = member.tokenizer, model.device
+    cells = tokenizer.asked_for(tokenizer.shown(rows), how.target_depth)
     with torch.inference_mode():
         states = model(cells.map(lambda x: torch.from_numpy(x).to(device)))
-        embedded = model.pool(states, pooling)
-    return embedded.float().cpu().numpy(), cells.source_depth, n_beyond
+        embedded = model.pool(states, how.pooling)
+    n_genes = np.diff(cells.offsets) - tokenizer.n_specials
+    return embedded.float().cpu().numpy(), cells.source_depth, n_genes

@@ -13,7 +13,6 @@ import torch
 from scfm.config import to_mapping
 from scfm.errors import ModelError
 from scfm.model.base import save_model
-from scfm.model.pretrained import ScfmModel
 from scfm.tasks.pretrain_run import PretrainRun, with_paths
 from scfm.tokens.vocab import GeneVocab
 from scfm.train.checkpoint_files import read_manifest
@@ -31,7 +30,7 @@ def export_checkpoint(
     """
     vocab = GeneVocab.load(out / "vocab.tsv")
     with torch.random.fork_rng(devices=[]):  # weights are drawn, to be replaced
-        model = ScfmModel.from_scratch(vocab, run.model, max_genes=run.tokens.max_genes)
+        model = run.new_model(vocab)
     weights = {name.removeprefix("model."): w for name, w in whole_weights(checkpoint).items()}
     try:
         model.load_state_dict(weights)

@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -19,10 +18,9 @@ from scfm.config import to_mapping, to_yaml
 from scfm.data.lock import LOCK, Occupied, release_lock, take_lock
 from scfm.data.write import atomic_path, make_folder
 from scfm.errors import ConfigError, OutputError, ScfmWarning
-from scfm.model.flops import batch_flops
-from scfm.model.pretrained import ScfmModel
 from scfm.tasks.model_export import export_checkpoint
-from scfm.tasks.pretrain_module import METRICS, PretrainModule
+from scfm.tasks.pretrain_module import PretrainModule
+from scfm.tasks.pretrain_objective import metrics_of
 from scfm.tasks.pretrain_run import (
     PretrainRun,
     absolute,
@@ -58,7 +56,7 @@ def pretrain(run: PretrainRun, out: Path, *, vocab: GeneVocab | None = None) -> 
         raise ConfigError("No data to train on. Name count files: --data cells.h5ad")
     check(run)
     with _alone_in(out):
-        return _begin(run, out, vocab or GeneVocab.human())
+        return _begin(run, out, vocab or run.vocab())
 
 
 def _begin(run: PretrainRun, out: Path, vocab: GeneVocab) -> Path:
@@ -178,7 +176,7 @@ def _fit(
     run: PretrainRun, out: Path, vocab: GeneVocab, data: RunData, checkpoint: Path | None
 ) -> Path:
     L.seed_everything(run.seed, verbose=False)
-    model = ScfmModel.from_scratch(vocab, run.model, max_genes=run.tokens.max_genes)
+    model = run.new_model(vocab)
     model.recompute(run.train.recompute)
     if run.train.compile:
         for block in model.blocks:
@@ -204,7 +202,7 @@ def _fit(
                 run.checkpoints,
                 run.guard,
                 run.logging,
-                flops=partial(batch_flops, run.model),
+                flops=model.batch_flops,
                 resume_command=f"scfm pretrain --out {out} --resume",
             ),
         )
@@ -227,7 +225,7 @@ def _to_load(run: PretrainRun, checkpoint: Path | None, trainer: L.Trainer) -> P
 
 
 def _loggers(run: PretrainRun, out: Path, checkpoint: Path | None) -> list[Logger]:
-    metrics = CsvMetrics(out / "metrics.csv", METRICS)
+    metrics = CsvMetrics(out / "metrics.csv", metrics_of(run.objective))
     step = step_of(checkpoint) if checkpoint else 0
     metrics.start(at_step=step)
     loggers: list[Logger] = [metrics]

@@ -1,13 +1,13 @@
-"""The pretraining task: guess the hidden genes of a cell, twice.
+"""The pretraining task: guess the hidden genes of a cell.
 
 in   packed cells with targets
 out  the loss and its parts, and what is logged of them
 
-The raw-depth value of hidden genes of a cell that may have been thinned is guessed once by asking
-the cell's other genes (query decoder), once from the cell's one state.
+The raw-depth value of hidden genes of a cell that may have been thinned is guessed in each of the
+ways its model has: of the default family twice, by asking the cell's other genes (query decoder)
+and from the cell's one state; of scFoundation once.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as L
@@ -17,35 +17,16 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from scfm.batch import CellBatch
 from scfm.model.attention import Packing
-from scfm.model.pretrained import ScfmModel
+from scfm.model.base import CellModel
 from scfm.objectives.parts import PARTS, part_means, part_sums
 from scfm.objectives.regression import mean_squared_error
+from scfm.tasks.pretrain_objective import Objective, losses_of
 from scfm.train.datamodule import MicroBatch
 from scfm.train.gradients import engine_gradient_norm, gradient_norm, undivided
 from scfm.train.loggers import is_logged, log_row
 from scfm.train.optim import OptimConfig, build_optimizer
 from scfm.train.sharding import is_sharded, shard
 from scfm.train.strategy import offloads_optimizer
-
-LOSSES = ("loss", "loss_query", "loss_cell")
-LOSS_COLUMNS = [*LOSSES, *(f"loss_{part}" for part in PARTS)]
-METRICS = [  # docs/training_numbers.md defines each
-    *LOSS_COLUMNS,
-    *("lr", "gradient_norm", "spike", "skipped"),
-    *("cells_per_s", "tokens_per_s", "mfu", "data_wait", "memory_peak"),
-    *(f"val_{name}" for name in LOSS_COLUMNS),
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ObjectiveConfig:
-    """What the loss is made of."""
-
-    cell_weight: float = 1.0  # of the loss from the cell state, against the query decoder's
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.cell_weight < float("inf"):
-            raise ValueError(f"objective.cell_weight must be at least 0, got {self.cell_weight}")
 
 
 class PretrainModule(L.LightningModule):
@@ -55,10 +36,11 @@ class PretrainModule(L.LightningModule):
     """
 
     def __init__(
-        self, model: ScfmModel, objective: ObjectiveConfig, optim: OptimConfig, *, seed: int = 0
+        self, model: CellModel, objective: Objective, optim: OptimConfig, *, seed: int = 0
     ):
         super().__init__()
         self.model, self.objective, self.optim, self.seed = model, objective, optim, seed
+        self.shown_losses = losses_of(objective)
         # summed over the step's micro-batches: weighted losses, then what the parts' means are of
         self.so_far: torch.Tensor | int = 0
         self.held_out_parts = torch.zeros(2, len(PARTS))
@@ -71,21 +53,31 @@ class PretrainModule(L.LightningModule):
 
     def losses(self, cells: CellBatch) -> dict[str, torch.Tensor]:
         """The loss and its parts on one batch."""
-        found = self.model.predict_targets(cells, self.model(cells))
-        by_query, by_cell = found["query"], found["cell"]
+        guesses = self.model.predict_targets(cells, self.model(cells))
         target, cell_of = cells.target_values[cells.is_target], self._cell_of_targets(cells)
-        query = mean_squared_error(by_query, target, cell_of, cells.n_cells)
-        cell = mean_squared_error(by_cell, target, cell_of, cells.n_cells)
-        loss = query + self.objective.cell_weight * cell
+        is_expressed = target > 0
+        # 1 where all count alike: nothing to multiply by
+        zero_weight = self.objective.zero_weight
+        weight = None if zero_weight == 1 else torch.where(is_expressed, 1.0, zero_weight)
+        losses = {
+            way: mean_squared_error(guess, target, cell_of, cells.n_cells, weight)
+            for way, guess in guesses.items()
+        }
+        weights = self.objective.weights
+        main = guesses[next(iter(weights))]
         return {
-            **{"loss": loss, "loss_query": query, "loss_cell": cell},
-            "squared_error": (by_query.float() - target).square().detach(),
-            "is_expressed": target > 0,
+            **{f"loss_{way}": loss for way, loss in losses.items()},
+            "loss": torch.stack([weights[way] * loss for way, loss in losses.items()]).sum(),
+            "squared_error": (main.float() - target).square().detach(),
+            "is_expressed": is_expressed,
             "cell_of": cell_of,
         }
 
     def _cell_of_targets(self, cells: CellBatch) -> torch.Tensor:
         return Packing(cells.offsets).cell_of[cells.is_target]
+
+    def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
+        self.model.before_step(self.seed, self.trainer.global_step)
 
     def training_step(self, batch: MicroBatch, batch_idx: int) -> torch.Tensor:
         if self.model.config.sizes.dropout:
@@ -115,7 +107,7 @@ class PretrainModule(L.LightningModule):
 
     def _add_up(self, found: dict[str, torch.Tensor], batch: MicroBatch, batch_idx: int) -> None:
         """Losses of a step's micro-batches; at its last one, over all processes, and logged."""
-        losses = batch.weight * torch.stack([found[name].detach() for name in LOSSES])
+        losses = batch.weight * torch.stack([found[name].detach() for name in self.shown_losses])
         parts = self._part_sums(found, batch.cells)
         if batch.n_cells == 0:  # the cell it looks at counts where it is at home
             parts = torch.zeros_like(parts)
@@ -127,9 +119,9 @@ class PretrainModule(L.LightningModule):
     def _log_losses(self, both: torch.Tensor) -> None:
         if self.trainer.world_size > 1:
             both = self.trainer.strategy.reduce(both, reduce_op="sum")
-        losses, parts = both.split([len(LOSSES), 2 * len(PARTS)])
+        losses, parts = both.split([len(self.shown_losses), 2 * len(PARTS)])
         mean = losses / (self._accumulate * self.trainer.world_size)
-        for name, value in zip(LOSSES, mean, strict=True):
+        for name, value in zip(self.shown_losses, mean, strict=True):
             self.log(name, value)
         self.step_parts = part_means(parts.unflatten(0, (2, -1)))
 
@@ -147,7 +139,7 @@ class PretrainModule(L.LightningModule):
 
     def validation_step(self, cells: CellBatch, batch_idx: int) -> None:
         found = self.losses(cells)
-        for name in LOSSES:
+        for name in self.shown_losses:
             self.log(f"val_{name}", found[name], batch_size=cells.n_cells)
         self.held_out_parts = self.held_out_parts + self._part_sums(found, cells)
 

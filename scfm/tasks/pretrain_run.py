@@ -1,7 +1,7 @@
 """A whole pretraining run as one object, and what of it may change when the run goes on.
 
 in   a YAML file or a run folder
-out  PretrainRun
+out  PretrainRun, or the subclass of another family of models
 """
 
 import warnings
@@ -10,13 +10,18 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from scfm.config import load_config, to_mapping
+from scfm.config import from_mapping, read_settings, to_mapping
 from scfm.data.soma_address import absolute_address, is_address
 from scfm.errors import ConfigError, ScfmWarning
-from scfm.model.config import ModelSizes
-from scfm.tasks.pretrain_module import ObjectiveConfig
+from scfm.model.base import CellModel
+from scfm.model.config import ModelSizes, ScfoundationSizes
+from scfm.model.pretrained import ScfmModel
+from scfm.model.scfoundation import ScfoundationModel
+from scfm.tasks.pretrain_objective import MaskedObjectiveConfig, ObjectiveConfig
 from scfm.tokens.collate import TokenConfig
 from scfm.tokens.inputs import InputConfig
+from scfm.tokens.masking import MaskConfig
+from scfm.tokens.vocab import GeneVocab
 from scfm.train.checkpoint import CheckpointConfig
 from scfm.train.checkpoint_mirror import Mirror
 from scfm.train.datamodule import LoaderConfig
@@ -42,8 +47,9 @@ MACHINE_KEYS = (
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainRun:
-    """A whole pretraining run; one YAML file."""
+    """A whole pretraining run; one YAML file. Of the default family, scfm."""
 
+    family: str = "scfm"  # of models: which keys the sections model, tokens and objective have
     seed: int = 0  # 0 to 2**32 - 1
     data: tuple[str, ...] = ()  # count files; --data replaces them
     input: InputConfig = field(default_factory=InputConfig)
@@ -61,10 +67,54 @@ class PretrainRun:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to 4294967295, got {self.seed}")
 
+    def vocab(self) -> GeneVocab:
+        """The genes that a fresh model of the family knows."""
+        return GeneVocab.human()
+
+    def new_model(self, vocab: GeneVocab) -> CellModel:
+        """A fresh model. Draws from torch's global generator."""
+        return ScfmModel.from_scratch(vocab, self.model, max_genes=self.tokens.max_genes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScfoundationRun(PretrainRun):
+    """A run of scFoundation's architecture and objective."""
+
+    # A family's sections differ from the default's, though whoever handles runs asks the same of
+    # them; pyright cannot know that no field is ever written.
+    family: str = "scfoundation"
+    model: ScfoundationSizes = field(default_factory=ScfoundationSizes)  # pyright: ignore
+    tokens: MaskConfig = field(default_factory=MaskConfig)  # pyright: ignore
+    objective: MaskedObjectiveConfig = field(default_factory=MaskedObjectiveConfig)  # pyright: ignore
+
+    def vocab(self) -> GeneVocab:
+        return GeneVocab.scfoundation()
+
+    def new_model(self, vocab: GeneVocab) -> CellModel:
+        return ScfoundationModel.from_scratch(vocab, self.model, max_genes=self.tokens.max_genes)
+
+
+FAMILIES: dict[str, type[PretrainRun]] = {"scfm": PretrainRun, "scfoundation": ScfoundationRun}
+
+
+def load_run(name: str, overrides: Sequence[str] = ()) -> PretrainRun:
+    """The run that a config's name or path describes, with ``a.b=c`` applied.
+
+    Raises ConfigError, also for a family that is not known.
+    """
+    settings, where = read_settings(name, overrides)
+    family = settings.get("family", "scfm")
+    if family not in FAMILIES:
+        raise ConfigError(
+            f"{where}: family is {family!r}; known are {', '.join(FAMILIES)}. "
+            "A config of a family: --config scfm-tiny, --config scfoundation-tiny."
+        )
+    return from_mapping(FAMILIES[family], settings, where=where)
+
 
 def asked_for(config: str | None, data: Sequence[str], overrides: Sequence[str]) -> PretrainRun:
     """The run that a command asks for: a config's name or path, count files, ``a.b=c``."""
-    run = load_config(PretrainRun, config or "scfm-tiny", overrides)
+    run = load_run(config or "scfm-tiny", overrides)
     return replace(run, data=tuple(data)) if data else run
 
 
@@ -85,7 +135,7 @@ def read_run(out: Path, overrides: Sequence[str] = ()) -> PretrainRun:
     path = out / "config.yaml"
     if not path.exists():
         raise ConfigError(f"{out} is no run folder: it has no config.yaml. Check --out.")
-    return load_config(PretrainRun, str(path), overrides)
+    return load_run(str(path), overrides)
 
 
 def moved(out: Path, asked: PretrainRun) -> PretrainRun:

@@ -8,7 +8,7 @@ Cell numbers run through the sources in order.
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
@@ -119,7 +119,7 @@ class CellPool:
 
 def renumber(cells: CellBatch, cell_index: Int[np.ndarray, " cell"]) -> CellBatch:
     """The same cells under the pool's numbers."""
-    return CellBatch(**{**vars(cells), "cell_index": cell_index})
+    return replace(cells, cell_index=cell_index)
 
 
 def concatenate(parts: Sequence[CellBatch]) -> CellBatch:
@@ -127,10 +127,12 @@ def concatenate(parts: Sequence[CellBatch]) -> CellBatch:
     if len(parts) == 1:
         return parts[0]
     lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    if any(part.is_hidden is not None for part in parts):
+        parts = [replace(part, is_hidden=part.hidden) for part in parts]
     arrays = {
         name: np.concatenate([getattr(part, name) for part in parts])
-        for name in vars(parts[0])
-        if name not in ("offsets", "labels")
+        for name, array in vars(parts[0]).items()
+        if name not in ("offsets", "labels") and array is not None
     }
     labels = {key: np.concatenate([part.labels[key] for part in parts]) for key in parts[0].labels}
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from scfm.data.gene_tables import gene_table
+from scfm.data.gene_tables import gene_table, human_ensembl_ids, scfoundation_symbols
 from scfm.errors import MissingFileError, ModelError
 
 FORMAT = "scfm-vocab 1"
@@ -157,6 +157,24 @@ class GeneVocab:
         pairs = sorted(zip(chosen["symbol"], chosen["ensembl_id"], strict=True))
         symbols, ensembl_ids = zip(*pairs, strict=True)
         return cls(symbols=symbols, ensembl_ids=ensembl_ids)
+
+    @classmethod
+    @cache
+    def scfoundation(cls) -> "GeneVocab":
+        """The 19,264 genes of the published scFoundation models at ids 0 to 19,263, then [T], [S].
+
+        Ids are rows of the published position table: [T] 19,264, [S] 19,265, [PAD] 19,266. Symbols
+        are spelled as released (of 2021 or so; 22 mitochondrial genes are there twice, once as
+        "MT-...__chrM", which no data has). Ensembl ids are from our own tables, "" where unknown.
+        Source: scfm/data/resources/SOURCES.md; doi:10.1038/s41592-024-02305-7.
+        """
+        symbols = scfoundation_symbols()
+        return cls(
+            symbols=symbols,
+            ensembl_ids=human_ensembl_ids(symbols),
+            specials_before=(),
+            specials_after=("[T]", "[S]", "[PAD]"),
+        )
 
     @cached_property
     def _ids(self) -> dict[str, int]:

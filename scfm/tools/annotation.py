@@ -16,8 +16,8 @@ import pandas as pd
 from scfm.data.genes import GeneReport
 from scfm.data.write import SafeFile, put_obs, write_annotated
 from scfm.errors import LabelError
-from scfm.model.pretrained import Pooling, ScfmModel
-from scfm.tasks.embedding import embed_cells
+from scfm.model.base import CellModel
+from scfm.tasks.embedding import EmbeddingConfig, embed_cells
 from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig, NeighbourPrediction
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tools.embedding import (
@@ -64,14 +64,14 @@ class AnnotationSummary:
 
 def annotate(
     adata: "AnnData",
-    model: ScfmModel | str | Path,
+    model: CellModel | str | Path,
     *,
     reference: "AnnData | str | Path",
     label_key: str,
     key_added: str = "scfm",
     n_neighbours: int = 15,
     min_confidence: float = 0.5,
-    pooling: Pooling = "cell",
+    pooling: str | None = None,
     batch_size: int = 64,
     layer: str | None = None,
     species: str = "auto",
@@ -128,29 +128,30 @@ def annotate(
 
 def annotate_with(
     adata: "AnnData",
-    model: ScfmModel,
+    model: CellModel,
     voters: NeighbourClassifier,
     config: InputConfig,
     key_added: str,
     settings: dict[str, Any],
-    pooling: Pooling = "cell",
+    pooling: str | None = None,
     batch_size: int = 64,
 ) -> None:
     """Embed an AnnData and let a fitted reference label it; ``settings`` are kept in uns."""
-    member, report = open_input(adata, vocab_of(model), config)
-    _, embedded, depth = embed_source(model, member, pooling, None, batch_size)
-    columns = obs_columns(voters.predict(embedded, depth), key_added, voters.classes)
+    member, report = open_input(adata, vocab_of(model), config, model.token_config)
+    how = EmbeddingConfig.of(model, pooling)
+    found = embed_source(model, member, how, batch_size)
+    columns = obs_columns(voters.predict(found.embedding, found.depth), key_added, voters.classes)
     columns.index = adata.obs_names
-    adata.obsm[EMBEDDING] = embedded
+    adata.obsm[EMBEDDING] = found.embedding
     for name in columns:
         adata.obs[name] = columns[name]
-    made = embed_settings(model, member, report, pooling, None)
+    made = embed_settings(model, member, report, how)
     adata.uns["scfm"] = {**scfm_uns(adata), EMBEDDING: made, key_added: settings}
 
 
 def annotate_file(
     path: str | Path,
-    model: ScfmModel | str | Path,
+    model: CellModel | str | Path,
     out: str | Path,
     *,
     reference: "AnnData | str | Path",
@@ -158,7 +159,7 @@ def annotate_file(
     key_added: str = "scfm",
     n_neighbours: int = 15,
     min_confidence: float = 0.5,
-    pooling: Pooling = "cell",
+    pooling: str | None = None,
     batch_size: int = 64,
     config: InputConfig | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -177,20 +178,21 @@ def annotate_file(
         pooling=pooling,
         batch_size=batch_size,
     )
-    member, report = open_input(path, vocab_of(model), config or InputConfig(), backed=True)
+    how, reading = EmbeddingConfig.of(model, pooling), config or InputConfig()
+    member, report = open_input(path, vocab_of(model), reading, model.token_config, backed=True)
     source, parts = member.source, []
 
     def write(file: SafeFile) -> None:
-        target = new_embedding(file, EMBEDDING, source.n_cells, model.config.sizes.d_model)
-        for cells, embedded, depth in embed_cells(
-            model, member, batch_size=checked_batch_size(batch_size), pooling=pooling
-        ):
-            target[cells[0] : cells[-1] + 1] = embedded
+        width = model.width(how.pooling)
+        target = new_embedding(file, EMBEDDING, source.n_cells, width)
+        for found in embed_cells(model, member, how, batch_size=checked_batch_size(batch_size)):
+            cells, labels = found.cell_index, voters.predict(found.embedding, found.depth)
+            target[cells[0] : cells[-1] + 1] = found.embedding
             file.check()
-            parts.append(obs_columns(voters.predict(embedded, depth), key_added, voters.classes))
+            parts.append(obs_columns(labels, key_added, voters.classes))
             on_progress(int(cells[-1]) + 1, source.n_cells)
         put_obs(file, pd.concat(parts, ignore_index=True))
-        write_settings(file, EMBEDDING, embed_settings(model, member, report, pooling, None))
+        write_settings(file, EMBEDDING, embed_settings(model, member, report, how))
         write_settings(file, key_added, annotate_settings(voters, reference, label_key, model))
 
     write_annotated(source, out, write)
@@ -205,13 +207,13 @@ def annotate_file(
 
 
 def fit_reference(
-    model: ScfmModel,
+    model: CellModel,
     reference: "AnnData | str | Path",
     label_key: str,
     config: NeighbourConfig,
     *,
     reading: InputConfig | None = None,
-    pooling: Pooling = "cell",
+    pooling: str | None = None,
     batch_size: int = 64,
 ) -> NeighbourClassifier:
     """Embed the reference and let its labelled cells vote.
@@ -220,10 +222,10 @@ def fit_reference(
     so not the layer, and not a species that was named: the reference may be of the other.
     """
     own = replace(reading or InputConfig(), layer=None, species="auto")
-    member, _ = open_input(reference, vocab_of(model), own)
+    member, _ = open_input(reference, vocab_of(model), own, model.token_config)
     labels = reference_labels(member.source.obs, member.source.name, label_key)
-    _, embedded, depth = embed_source(model, member, pooling, None, batch_size)
-    return NeighbourClassifier.fit(embedded, labels, config, depth=depth)
+    found = embed_source(model, member, EmbeddingConfig.of(model, pooling), batch_size)
+    return NeighbourClassifier.fit(found.embedding, labels, config, depth=found.depth)
 
 
 def reference_labels(obs: Any, name: str, label_key: str) -> np.ndarray:
@@ -261,7 +263,7 @@ def obs_columns(
 
 
 def annotate_settings(
-    voters: NeighbourClassifier, reference: Any, label_key: str, model: ScfmModel
+    voters: NeighbourClassifier, reference: Any, label_key: str, model: CellModel
 ) -> dict[str, Any]:
     """How the labels came about, for uns."""
     name = str(reference) if isinstance(reference, (str, Path)) else "AnnData"

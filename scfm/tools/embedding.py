@@ -14,8 +14,8 @@ import numpy as np
 from scfm.data.genes import GeneReport
 from scfm.data.write import SafeFile, put, write_annotated
 from scfm.errors import ConfigError
-from scfm.model.pretrained import Pooling, ScfmModel
-from scfm.tasks.embedding import EmbeddedCells, embed_cells
+from scfm.model.base import CellModel
+from scfm.tasks.embedding import EmbeddedCells, EmbeddingConfig, embed_cells
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
 from scfm.tokens.vocab import GeneVocab
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 def embed(
     adata: "AnnData",
-    model: ScfmModel | str | Path,
+    model: CellModel | str | Path,
     *,
     key_added: str = "X_scfm",
-    pooling: Pooling = "cell",
-    target_depth: float | None = None,
+    pooling: str | None = None,
+    target_depth: float | str | None = None,
     batch_size: int = 64,
     layer: str | None = None,
     species: str = "auto",
@@ -51,9 +51,13 @@ def embed(
     key_added
         Where in ``obsm`` the (n_cells, d_model) float32 embedding goes.
     pooling
-        "cell" (default), "mean", "max", "S" or "T".
+        One of the model's ``poolings``; None: its first. The default family has "cell", "mean",
+        "max", "S" and "T"; scFoundation has "all" ([S, T, max, mean], four times as wide), "max"
+        (over genes, T and S), "mean", "S" and "T".
     target_depth
-        log10 of the total count asked for (T); None: each cell's own.
+        The total count that the model is asked for (T): "t4" is 10^4, "f2" twice the cell's own,
+        "a1" ten times it; a number is its log10. None: the model's choice, each cell's own depth
+        in the default family and "t4" in scFoundation.
     layer
         "X", "raw" or a layer's name, to say where the raw counts are.
     orthologs
@@ -66,45 +70,36 @@ def embed(
     """
     adata = adata.copy() if copy else adata
     model, key_added = as_model(model), checked_key(key_added)
+    how = EmbeddingConfig.of(model, pooling, target_depth)
     config = InputConfig(
         layer=layer,
         species=species,  # pyright: ignore[reportArgumentType]  # checked by align
         orthologs=orthologs,
         minimum_coverage=minimum_coverage,
     )
-    member, report = open_input(adata, vocab_of(model), config)
-    adata.obsm[key_added] = embed_source(model, member, pooling, target_depth, batch_size).embedding
-    settings = embed_settings(model, member, report, pooling, target_depth)
+    member, report = open_input(adata, vocab_of(model), config, model.token_config)
+    adata.obsm[key_added] = embed_source(model, member, how, batch_size).embedding
+    settings = embed_settings(model, member, report, how)
     adata.uns["scfm"] = {**scfm_uns(adata), key_added: settings}
     return adata if copy else None
 
 
 def embed_source(
-    model: ScfmModel,
-    member: PoolMember,
-    pooling: Pooling,
-    target_depth: float | None,
-    batch_size: int,
+    model: CellModel, member: PoolMember, how: EmbeddingConfig, batch_size: int
 ) -> EmbeddedCells:
     """All cells of an opened input at once."""
-    parts = embed_cells(
-        model,
-        member,
-        batch_size=checked_batch_size(batch_size),
-        pooling=pooling,
-        target_depth=target_depth,
-    )
+    parts = embed_cells(model, member, how, batch_size=checked_batch_size(batch_size))
     return EmbeddedCells(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def embed_file(
     path: str | Path,
-    model: ScfmModel | str | Path,
+    model: CellModel | str | Path,
     out: str | Path,
     *,
     key_added: str = "X_scfm",
-    pooling: Pooling = "cell",
-    target_depth: float | None = None,
+    pooling: str | None = None,
+    target_depth: float | str | None = None,
     batch_size: int = 64,
     config: InputConfig | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -117,19 +112,17 @@ def embed_file(
     with the number of cells. ``out`` appears when it is complete, or stays what it was.
     """
     model, key_added = as_model(model), checked_key(key_added)
-    member, report = open_input(path, vocab_of(model), config or InputConfig(), backed=True)
-    settings = embed_settings(model, member, report, pooling, target_depth)
+    how = EmbeddingConfig.of(model, pooling, target_depth)
+    reading = config or InputConfig()
+    member, report = open_input(path, vocab_of(model), reading, model.token_config, backed=True)
+    settings = embed_settings(model, member, report, how)
 
     def write(file: SafeFile) -> None:
-        target = new_embedding(file, key_added, member.source.n_cells, model.config.sizes.d_model)
-        for cells, embedded, _ in embed_cells(
-            model,
-            member,
-            batch_size=checked_batch_size(batch_size),
-            pooling=pooling,
-            target_depth=target_depth,
-        ):
-            target[cells[0] : cells[-1] + 1] = embedded
+        width = model.width(how.pooling)
+        target = new_embedding(file, key_added, member.source.n_cells, width)
+        for found in embed_cells(model, member, how, batch_size=checked_batch_size(batch_size)):
+            cells = found.cell_index
+            target[cells[0] : cells[-1] + 1] = found.embedding
             file.check()  # a full disk is heard of now, not after the last cell
             on_progress(int(cells[-1]) + 1, member.source.n_cells)
         write_settings(file, key_added, settings)
@@ -172,29 +165,25 @@ def write_settings(file: SafeFile, key: str, settings: dict[str, Any]) -> None:
 
 
 def embed_settings(
-    model: ScfmModel,
-    member: PoolMember,
-    report: GeneReport,
-    pooling: Pooling,
-    target_depth: float | None,
+    model: CellModel, member: PoolMember, report: GeneReport, how: EmbeddingConfig
 ) -> dict[str, Any]:
     """What made an embedding: enough to make it again, and to see that two belong together."""
     return {
         "scfm_version": __version__,
         "weights_sha256": model_id(model),
-        "pooling": pooling,
-        "target_depth": "source" if target_depth is None else float(target_depth),
+        "pooling": how.pooling,
+        "target_depth": str(how.target_depth),
         "counts_from": member.source.counts_from,
         "genes": report.to_dict(),
     }
 
 
-def model_id(model: ScfmModel) -> str:
+def model_id(model: CellModel) -> str:
     """The hash of the weights file a model was loaded from; "" for one never saved."""
     return str(model.provenance.get("weights_sha256", ""))
 
 
-def vocab_of(model: ScfmModel) -> GeneVocab:
+def vocab_of(model: CellModel) -> GeneVocab:
     """Its genes."""
     assert model.vocab is not None, "models are loaded or built with a vocabulary"
     return model.vocab

@@ -121,7 +121,7 @@ class Plan:
 
 def make_plan(run: PretrainRun, ask: PlanRequest) -> Plan:
     """The plan of a run. Raises ConfigError for what cannot be, InputError for unusable data."""
-    device, parameters = find_device(ask.device), count_parameters(run.model)
+    device, parameters = find_device(ask.device), count_parameters(run)
     run = on_devices(run, ask.gpus)
     lengths = (
         sample_lengths(replace(run, data=ask.data))

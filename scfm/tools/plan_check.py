@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from scfm.config import load_config, to_yaml
+from scfm.config import to_yaml
 from scfm.errors import ConfigError, ScfmError
-from scfm.tasks.pretrain_run import PretrainRun, absolute
+from scfm.tasks.pretrain_run import PretrainRun, absolute, load_run
 from scfm.tools.plan import (
     Lengths,
     PlanRequest,
@@ -125,7 +125,7 @@ def _in_child(run: PretrainRun, folder: Path) -> dict[str, Any]:
 def _compared(run: PretrainRun, measured: dict[str, Any]) -> dict[str, Any]:
     """Predicted for the very cells that were trained on, against measured."""
     n = Tokens(**measured.pop("largest"))
-    parts = step_memory(run, count_parameters(run.model), n, measured["device"])
+    parts = step_memory(run, count_parameters(run), n, measured["device"])
     predicted = sum(parts.values())
     if measured["device"] == "cuda":
         predicted -= parts["batches"] * run.loader.prefetch / (run.loader.prefetch + 1)
@@ -160,7 +160,7 @@ def in_words(found: dict[str, Any]) -> str:
 def _child(folder: Path) -> None:
     """What the child process does: a tiny model first, so that all libraries are loaded, then this
     one; writes measured.json."""
-    run = load_config(PretrainRun, str(folder / "run.yaml"))
+    run = load_run(str(folder / "run.yaml"))
     os.chdir(folder)  # what Lightning writes of its own accord goes with the folder
     tiny = replace(
         run,
@@ -177,8 +177,6 @@ def _steps(run: PretrainRun) -> dict[str, Any]:
     import lightning.pytorch as L
     import torch
 
-    from scfm.model.flops import batch_flops
-    from scfm.model.pretrained import ScfmModel
     from scfm.tasks.pretrain_module import PretrainModule
     from scfm.tasks.run_data import open_data
     from scfm.tokens.vocab import GeneVocab
@@ -204,9 +202,9 @@ def _steps(run: PretrainRun) -> dict[str, Any]:
                 self.times.append(time.perf_counter())
 
     L.seed_everything(run.seed, verbose=False)
-    vocab = GeneVocab.human()
+    vocab = run.vocab()
     data = open_data(run, vocab)
-    model = ScfmModel.from_scratch(vocab, run.model, max_genes=run.tokens.max_genes)
+    model = run.new_model(vocab)
     model.recompute(run.train.recompute)
     meter = Meter()
     cells = CellDataModule(
@@ -225,7 +223,7 @@ def _steps(run: PretrainRun) -> dict[str, Any]:
             "visible": int(visible.sum()),
             "targets": int(targets.sum()),
         },
-        "flops": sum(batch_flops(run.model, *lengths) for lengths in timed),
+        "flops": sum(model.batch_flops(*lengths) for lengths in timed),
         "seconds": meter.times[-1] - meter.times[0],
         "step_seconds": (meter.times[-1] - meter.times[0]) / (STEPS - 1),
     }

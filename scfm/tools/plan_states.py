@@ -6,7 +6,7 @@ out  weights, gradients, optimiser states, and what the strategy works with
 
 from dataclasses import dataclass
 
-from scfm.model.config import ModelSizes
+from scfm.tasks.pretrain_run import PretrainRun
 from scfm.tools.plan_memory import SINGLE
 from scfm.train.settings import TrainConfig
 
@@ -20,7 +20,7 @@ class Parameters:
     Attributes
     ----------
     by_part
-        Of the embedding, encoder, decoder and head.
+        Of the model's modules: embedding, encoder, decoder, head.
     largest
         Of the largest single tensor.
     cast
@@ -59,28 +59,26 @@ class States:
     new_gradients: float
 
 
-def count_parameters(sizes: ModelSizes) -> Parameters:
-    """Build the model without memory (meta device) and count. For the human vocabulary."""
+def count_parameters(run: PretrainRun) -> Parameters:
+    """Build the run's model without memory (meta device) and count; for its family's genes."""
     import torch
     from torch import nn
 
-    from scfm.model.pretrained import ScfmModel
-    from scfm.tokens.vocab import GeneVocab
+    from scfm.model.embed import ValueEmbedding
 
     with torch.device("meta"):
-        model = ScfmModel.from_scratch(GeneVocab.human(), sizes)
+        model = run.new_model(run.vocab())
     parts = {
-        "embedding": model.embedding,
-        "encoder": model.encoder,
-        "decoder": model.decoder,
-        "head": model.cell_head,
+        name.removeprefix("cell_"): sum(p.numel() for p in part.parameters())
+        for name, part in model.named_children()
     }
     blocks = [sum(p.numel() for p in block.parameters()) for block in model.blocks]
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    linear.remove(model.embedding.value.spread)
-    cast = sum(layer.weight.numel() for layer in linear) + model.embedding.value.bins.numel()
+    values = [m for m in model.modules() if isinstance(m, ValueEmbedding)]
+    spread = {id(value.spread) for value in values}  # stays in float32
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m) not in spread]
+    cast = sum(layer.weight.numel() for layer in linear) + sum(v.bins.numel() for v in values)
     return Parameters(
-        by_part={k: sum(p.numel() for p in part.parameters()) for k, part in parts.items()},
+        by_part=parts,
         largest=max(p.numel() for p in model.parameters()),
         cast=cast,
         largest_block=max(blocks),

@@ -4,13 +4,10 @@ import errno
 import fcntl
 import os
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import anndata
-import numpy as np
-import pandas as pd
 import pytest
 import yaml
 
@@ -27,47 +24,27 @@ from scfm.tasks.pretrain_run import (
     read_run,
     with_paths,
 )
-from scfm.train.checkpoint import CheckpointConfig
 from scfm.train.checkpoint_files import checkpoints
-from scfm.train.datamodule import LoaderConfig
 from scfm.train.loggers import read_metrics
-from scfm.train.optim import OptimConfig
 from scfm.train.progress import StepProgress
-from scfm.train.trainer import TrainConfig
-from tests.toys import SIZES, toy_counts, toy_vocab
+from tests.toys import toy_vocab
+from tests.train.toy_runs import changed, stop_at, toy_run
 
 
 @pytest.fixture
 def run(tmp_path, rng) -> PretrainRun:
-    counts = toy_counts(rng, 50, 50).astype(np.float32)
-    anndata.AnnData(
-        counts,
-        var=pd.DataFrame(index=list(toy_vocab().symbols)),
-        obs=pd.DataFrame(index=[f"c{i}" for i in range(50)]),
-    ).write_h5ad(tmp_path / "cells.h5ad")
-    return PretrainRun(
-        data=(str(tmp_path / "cells.h5ad"),),
-        model=SIZES,
-        loader=LoaderConfig(batch_size=8, held_out_share=0.2),
-        optim=OptimConfig(warmup_steps=2),
-        train=TrainConfig(steps=5, validate_every=5, accelerator="cpu"),
-        checkpoints=CheckpointConfig(every_n_steps=100),
-        logging=replace(PretrainRun().logging, every_n_steps=1),
+    return changed(
+        toy_run(tmp_path, rng),
+        train={"steps": 5, "validate_every": 5},
+        checkpoints={"every_n_steps": 100},
     )
 
 
 @pytest.fixture
 def stopped(run, tmp_path, monkeypatch) -> Path:
     """A run folder whose run was stopped at step 2."""
-    original = StepProgress.on_train_batch_end
-
-    def stop(self, trainer, *args):
-        original(self, trainer, *args)
-        if trainer.global_step == 2:
-            signal.raise_signal(signal.SIGINT)
-
     with monkeypatch.context() as patch:
-        patch.setattr(StepProgress, "on_train_batch_end", stop)
+        stop_at(patch, 2)
         with pytest.raises(Interrupted):
             pretrain(run, tmp_path / "run", vocab=toy_vocab())
     return tmp_path / "run"
@@ -102,14 +79,14 @@ def test_same_command_without_its_data_goes_on(run, stopped):
 def test_change_of_the_run_is_refused_by_name(run, stopped, change, key, recorded, asked):
     before = (stopped / "config.yaml").read_text()
     with pytest.raises(ConfigError) as refused:
-        resume(stopped, asked=changed(run, change))
+        resume(stopped, asked=asked_with(run, change))
     assert f"{key} is " in str(refused.value)
     assert recorded in str(refused.value)
     assert asked in str(refused.value).partition("asked is ")[2]
     assert (stopped / "config.yaml").read_text() == before
 
 
-def changed(run: PretrainRun, change: dict) -> PretrainRun:
+def asked_with(run: PretrainRun, change: dict) -> PretrainRun:
     settings = to_mapping(run)
     for key, value in change.items():
         settings[key] = settings[key] | value if isinstance(value, dict) else value
@@ -119,7 +96,7 @@ def changed(run: PretrainRun, change: dict) -> PretrainRun:
 # Lightning tells callbacks apart by their settings
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_machine_checkpoints_and_logging_may_change(run, stopped):
-    asked = changed(
+    asked = asked_with(
         run,
         {
             "train": {"devices": "auto", "strategy": "auto", "recompute": "full"},
@@ -245,9 +222,9 @@ def test_folder_without_locks_is_warned_of(stopped, monkeypatch):
 )
 def test_best_that_nobody_could_know_is_refused(run, tmp_path, change, words):
     """Before the folder is a run."""
-    best = changed(run, {"checkpoints": {"keep_best": 1}})
+    best = asked_with(run, {"checkpoints": {"keep_best": 1}})
     with pytest.raises(ConfigError, match=words):
-        pretrain(changed(best, change), tmp_path / "run", vocab=toy_vocab())
+        pretrain(asked_with(best, change), tmp_path / "run", vocab=toy_vocab())
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
@@ -281,7 +258,7 @@ def recorded(run, tmp_path) -> Path:
 
 
 def test_another_guard_is_taken_and_said(run, recorded):
-    asked = changed(run, {"guard": {"on_nonfinite": "skip"}})
+    asked = asked_with(run, {"guard": {"on_nonfinite": "skip"}})
     with pytest.warns(ScfmWarning, match=r"guard\.on_nonfinite was stop when .* on with skip"):
         assert moved(recorded, asked).guard.on_nonfinite == "skip"
     assert read_run(recorded) == run
@@ -289,7 +266,7 @@ def test_another_guard_is_taken_and_said(run, recorded):
 
 def test_another_strategy_is_explained(run, recorded):
     with pytest.raises(ConfigError, match=r"of train\.strategy auto and ddp are one, others stay"):
-        moved(recorded, changed(run, {"seed": 1}))
+        moved(recorded, asked_with(run, {"seed": 1}))
 
 
 MACHINE_PATHS = {
@@ -304,7 +281,7 @@ MACHINE_PATHS = {
 def test_paths_are_recorded_whole(run, tmp_path, monkeypatch):
     """And the same relative path is the same again, where it is asked from the same folder."""
     monkeypatch.chdir(tmp_path)
-    run = changed(run, MACHINE_PATHS)
+    run = asked_with(run, MACHINE_PATHS)
     found = absolute(run)
     assert found.train.offload_to == str(tmp_path / "drive")
     assert found.train.deepspeed == str(tmp_path / "machine.json")
@@ -321,7 +298,7 @@ def test_paths_are_recorded_whole(run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mirror", ["s3://bucket/run", "memory://run", "~/copies", None])
 def test_what_is_no_relative_path_stays(run, mirror):
-    run = changed(run, {"checkpoints": {"mirror": mirror}})
+    run = asked_with(run, {"checkpoints": {"mirror": mirror}})
     assert absolute(run) == run
     assert absolute(run).train.offload_to == "cpu"
 
@@ -340,5 +317,5 @@ def test_what_is_no_relative_path_stays(run, mirror):
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(run, tmp_path, change, said):
     with pytest.raises(ConfigError, match=said):
-        pretrain(changed(run, change), tmp_path / "new", vocab=toy_vocab())
+        pretrain(asked_with(run, change), tmp_path / "new", vocab=toy_vocab())
     assert not (tmp_path / "new").exists()

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scfm.tasks.pretrain_module import ObjectiveConfig, PretrainModule
+from scfm.tasks.pretrain_module import PretrainModule
+from scfm.tasks.pretrain_objective import ObjectiveConfig
 from scfm.tools.plan_memory import Arithmetic, Segment, Tokens, activation_bytes, most_in_pass
 from scfm.train.optim import OptimConfig
 from tests.toys import toy_cells, toy_model, toy_vocab

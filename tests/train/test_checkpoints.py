@@ -9,10 +9,7 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import anndata
 import fsspec
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
@@ -45,29 +42,20 @@ from scfm.train.checkpoint_files import (
 )
 from scfm.train.checkpoint_mirror import Mirror, fetch_newest
 from scfm.train.checkpoint_pickles import require_plain
-from scfm.train.datamodule import LoaderConfig
 from scfm.train.trainer import TrainConfig
 from scfm.train.universal import require_same_strategy
-from tests.toys import SIZES, toy_counts, toy_vocab
+from tests.toys import toy_vocab
+from tests.train.toy_runs import changed, toy_run
 
 ABOUT = {"strategy": "ddp", "world_size": 2, "precision": "32-true", "val_loss": None}
 
 
 @pytest.fixture
 def run(tmp_path, rng) -> PretrainRun:
-    vocab = toy_vocab()
-    adata = anndata.AnnData(
-        toy_counts(rng, 30, vocab.n_genes).astype(np.float32),
-        var=pd.DataFrame(index=list(vocab.symbols)),
-        obs=pd.DataFrame(index=[f"c{i}" for i in range(30)]),
-    )
-    adata.write_h5ad(tmp_path / "cells.h5ad")
-    return PretrainRun(
-        data=(str(tmp_path / "cells.h5ad"),),
-        model=SIZES,
-        loader=LoaderConfig(batch_size=8, held_out_share=0.2),
-        train=TrainConfig(steps=6, validate_every=2, accelerator="cpu"),
-        checkpoints=CheckpointConfig(every_n_steps=2, keep_last=9),
+    return changed(
+        toy_run(tmp_path, rng),
+        train={"validate_every": 2},
+        checkpoints={"every_n_steps": 2, "keep_last": 9},
     )
 
 

@@ -16,7 +16,8 @@ from scfm.data.order import Blocks, CellOrder
 from scfm.data.split import split_cells
 from scfm.errors import ConfigError, ScfmWarning
 from scfm.objectives.regression import mean_squared_error
-from scfm.tasks.pretrain_module import ObjectiveConfig, PretrainModule
+from scfm.tasks.pretrain_module import PretrainModule
+from scfm.tasks.pretrain_objective import ObjectiveConfig
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import CellPool
 from scfm.train.datamodule import (

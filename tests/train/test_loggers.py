@@ -1,14 +1,11 @@
 """metrics.csv, TensorBoard and wandb: the same steps and numbers, and one run after a resume."""
 
-import os
-import signal
-
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
 from scfm.errors import ConfigError, Interrupted
 from scfm.tasks.pretrain import pretrain, resume
-from scfm.tasks.pretrain_module import METRICS
+from scfm.tasks.pretrain_objective import ObjectiveConfig, metrics_of
 from scfm.train.loggers import (
     CsvMetrics,
     LoggingConfig,
@@ -16,9 +13,8 @@ from scfm.train.loggers import (
     tensorboard_logger,
     wandb_logger,
 )
-from scfm.train.throughput import Throughput
 from tests.toys import toy_vocab
-from tests.train.toy_runs import changed, toy_run
+from tests.train.toy_runs import changed, stop_at, toy_run
 
 
 def scalars(folder, name: str) -> list[tuple[int, float]]:
@@ -28,18 +24,6 @@ def scalars(folder, name: str) -> list[tuple[int, float]]:
     events = EventAccumulator(str(folder))
     events.Reload()
     return [(event.step, event.value) for event in events.Scalars(name)]
-
-
-def stop_at(monkeypatch, step: int) -> None:
-    """Send the process a Ctrl-C while ``step`` is being made."""
-    original = Throughput.on_train_batch_end
-
-    def hook(self, trainer, *args):
-        original(self, trainer, *args)
-        if trainer.global_step == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Throughput, "on_train_batch_end", hook)
 
 
 @pytest.mark.parametrize("stopped_at", [3, 4])
@@ -116,7 +100,7 @@ def test_every_column_is_documented():
     from tests.conftest import ROOT
 
     text = (ROOT / "docs" / "training_numbers.md").read_text()
-    for name in ("step", *METRICS):
+    for name in ("step", *metrics_of(ObjectiveConfig())):
         assert f"`{name.removeprefix('val_')}`" in text, name
 
 

@@ -12,12 +12,14 @@ import torch
 
 from scfm.objectives.parts import DEPTH_EDGES, PARTS, part_means, part_sums
 from scfm.tasks.pretrain import pretrain
-from scfm.tasks.pretrain_module import METRICS
+from scfm.tasks.pretrain_objective import ObjectiveConfig, metrics_of
 from scfm.train.loggers import read_metrics
 from tests.toys import toy_vocab
 from tests.train.toy_runs import changed, toy_run
 
-LOSS_COLUMNS = [name for name in METRICS if name.startswith(("loss", "val_loss"))]
+LOSS_COLUMNS = [
+    name for name in metrics_of(ObjectiveConfig()) if name.startswith(("loss", "val_loss"))
+]
 
 
 def by_hand(error, is_expressed, cell_of, depth) -> dict[str, float]:

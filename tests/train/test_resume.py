@@ -1,61 +1,31 @@
 """Exact resume: stopped anywhere, a run ends where it would have ended."""
 
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import anndata
-import numpy as np
-import pandas as pd
 import pytest
-import torch
 
 from scfm.config import to_mapping
 from scfm.errors import ConfigError, DivergedError, InputError, Interrupted, ScfmWarning
-from scfm.model.pretrained import ScfmModel
 from scfm.tasks.pretrain import pretrain, resume
 from scfm.tasks.pretrain_run import PretrainRun, read_run
-from scfm.train.checkpoint import CheckpointConfig, latest_checkpoint
+from scfm.train.checkpoint import latest_checkpoint
 from scfm.train.checkpoint_files import checkpoints
-from scfm.train.datamodule import LoaderConfig
 from scfm.train.loggers import read_metrics
 from scfm.train.optim import OptimConfig
 from scfm.train.throughput import Throughput
-from scfm.train.trainer import TrainConfig
-from tests.toys import SIZES, toy_counts, toy_vocab
+from tests.toys import toy_vocab
+from tests.train.toy_runs import assert_same_model, changed, numbers, stop_at, toy_run
 
 
 @pytest.fixture
 def run(tmp_path, rng) -> PretrainRun:
-    vocab = toy_vocab()
-    adata = anndata.AnnData(
-        toy_counts(rng, 50, vocab.n_genes).astype(np.float32),
-        var=pd.DataFrame(index=list(vocab.symbols)),
-        obs=pd.DataFrame(index=[f"c{i}" for i in range(50)]),
+    return changed(
+        toy_run(tmp_path, rng),
+        train={"steps": 14, "validate_every": 4},
+        checkpoints={"every_n_steps": 3},
     )
-    adata.write_h5ad(tmp_path / "cells.h5ad")
-    return PretrainRun(
-        data=(str(tmp_path / "cells.h5ad"),),
-        model=SIZES,
-        loader=LoaderConfig(batch_size=8, held_out_share=0.2),
-        optim=OptimConfig(warmup_steps=2),
-        train=TrainConfig(steps=14, validate_every=4, accelerator="cpu"),
-        checkpoints=CheckpointConfig(every_n_steps=3),
-        logging=replace(PretrainRun().logging, every_n_steps=1),
-    )
-
-
-def stop_at(monkeypatch, step: int) -> None:
-    """Send the process a Ctrl-C while ``step`` is being made, once."""
-    original = Throughput.on_train_batch_end
-
-    def hook(self, trainer, *args):
-        original(self, trainer, *args)
-        if trainer.global_step == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Throughput, "on_train_batch_end", hook)
 
 
 def crash_at(monkeypatch, step: int) -> None:
@@ -68,25 +38,6 @@ def crash_at(monkeypatch, step: int) -> None:
             raise RuntimeError("killed")
 
     monkeypatch.setattr(Throughput, "on_train_batch_end", hook)
-
-
-def numbers(out) -> list[dict[str, str]]:
-    """metrics.csv without what the clock decides."""
-    timed = {"cells_per_s", "tokens_per_s", "mfu", "data_wait", "memory_peak"}
-    return [
-        {k: v for k, v in row.items() if k not in timed}
-        for row in read_metrics(out / "metrics.csv")
-    ]
-
-
-def assert_same_model(one, other) -> None:
-    pairs = zip(
-        ScfmModel.from_pretrained(one).state_dict().items(),
-        ScfmModel.from_pretrained(other).state_dict().values(),
-        strict=True,
-    )
-    for (name, ours), theirs in pairs:
-        assert torch.equal(ours, theirs), name
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

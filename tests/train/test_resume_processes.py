@@ -19,10 +19,11 @@ from safetensors.numpy import load_file
 from scfm.tools.export_model import export_model
 from scfm.train.checkpoint_files import checkpoint_folder, checkpoints, read_manifest, step_of
 from scfm.train.loggers import read_metrics
+from tests.train.toy_runs import numbers
+from tests.train.warm_processes import run_processes
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.slow]
 
-TIMED = {"cells_per_s", "tokens_per_s", "mfu", "data_wait", "memory_peak"}
 SETTINGS = [
     *("train.steps=40", "train.validate_every=10", "train.accelerator=cpu"),
     *("model.d_model=16", "loader.batch_size=8", "logging.every_n_steps=1"),
@@ -38,18 +39,14 @@ def cells(demo_cells, tmp_path_factory) -> Path:
     return path
 
 
-def command(n_processes: int, run: Path, strategy: str, *more: str) -> list[str]:
+def arguments(n_processes: int, run: Path, strategy: str, *more: str) -> list[str]:
     machine = [
         "train.accelerator=cpu",
         f"train.devices={n_processes}",
         f"train.strategy={strategy}",
     ]
-    return [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(n_processes), "-m", "scfm.cli", "pretrain", "--out", str(run)),
-        *(word for setting in machine for word in ("--set", setting)),
-        *more,
-    ]
+    words = [word for setting in machine for word in ("--set", setting)]
+    return ["pretrain", "--out", str(run), *words, *more]
 
 
 def new_run(cells: Path) -> list[str]:
@@ -57,19 +54,9 @@ def new_run(cells: Path) -> list[str]:
     return ["--config", "scfm-tiny", "--data", str(cells), *settings]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
 def make(n_processes: int, run: Path, strategy: str, *more: str) -> str:
     """Run to the end; what was said."""
-    done = subprocess.run(
-        command(n_processes, run, strategy, *more),
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=300,
-    )
+    done = run_processes(n_processes, arguments(n_processes, run, strategy, *more))
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -90,13 +77,6 @@ def truncate_newest(run: Path) -> Path:
     largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
     return newest
-
-
-def numbers(run: Path) -> list[dict[str, str]]:
-    return [
-        {k: v for k, v in row.items() if k not in TIMED}
-        for row in read_metrics(run / "metrics.csv")
-    ]
 
 
 def assert_same_numbers(one: Path, other: Path, rtol: float) -> None:
@@ -131,10 +111,11 @@ def straight(cells, tmp_path_factory):
 def test_killed_run_ends_as_if_never_stopped(cells, straight, tmp_path):
     """A real kill -9 at about step 17 of 40."""
     run = tmp_path / "killed"
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     process = subprocess.Popen(
-        command(2, run, "ddp", *new_run(cells)),
+        [*torchrun, "-m", "scfm.cli", *arguments(2, run, "ddp", *new_run(cells))],
         stderr=subprocess.DEVNULL,
-        env=environment(),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
     )
     while process.poll() is None and len(read_metrics(run / "metrics.csv")) < 17:
@@ -187,8 +168,6 @@ def test_exports_of_all_strategies_agree(straight, tmp_path, strategy):
 
 def test_another_strategy_is_refused(straight, tmp_path):
     run = killed_after(straight("ddp"), tmp_path / "run", 20)
-    done = subprocess.run(
-        command(1, run, "fsdp", "--resume"), capture_output=True, text=True, env=environment()
-    )
+    done = run_processes(1, arguments(1, run, "fsdp", "--resume"))
     assert done.returncode != 0
     assert "train.strategy=ddp" in done.stderr

@@ -2,11 +2,7 @@
 
 import os
 import signal
-from dataclasses import replace
 
-import anndata
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,45 +10,15 @@ import torch.distributed as dist
 from scfm.errors import Interrupted
 from scfm.tasks.pretrain import pretrain
 from scfm.tasks.pretrain_run import PretrainRun
-from scfm.train.checkpoint import CheckpointConfig
 from scfm.train.checkpoint_files import checkpoints
-from scfm.train.datamodule import LoaderConfig
-from scfm.train.optim import OptimConfig
-from scfm.train.progress import StepProgress
 from scfm.train.stopping import Vote
-from scfm.train.trainer import TrainConfig
-from tests.toys import SIZES, toy_counts, toy_vocab
+from tests.toys import toy_vocab
+from tests.train.toy_runs import after_step, changed, toy_run
 
 
 @pytest.fixture
 def run(tmp_path, rng) -> PretrainRun:
-    vocab = toy_vocab()
-    anndata.AnnData(
-        toy_counts(rng, 50, vocab.n_genes).astype(np.float32),
-        var=pd.DataFrame(index=list(vocab.symbols)),
-        obs=pd.DataFrame(index=[f"c{i}" for i in range(50)]),
-    ).write_h5ad(tmp_path / "cells.h5ad")
-    return PretrainRun(
-        data=(str(tmp_path / "cells.h5ad"),),
-        model=SIZES,
-        loader=LoaderConfig(batch_size=8, held_out_share=0.2),
-        optim=OptimConfig(warmup_steps=2),
-        train=TrainConfig(steps=6, validate_every=6, accelerator="cpu"),
-        checkpoints=CheckpointConfig(every_n_steps=100),
-        logging=replace(PretrainRun().logging, every_n_steps=1),
-    )
-
-
-def after_step(monkeypatch, step: int, act) -> None:
-    """Do something while ``step`` ends."""
-    original = StepProgress.on_train_batch_end
-
-    def hook(self, trainer, *args):
-        original(self, trainer, *args)
-        if trainer.global_step == step:
-            act()
-
-    monkeypatch.setattr(StepProgress, "on_train_batch_end", hook)
+    return changed(toy_run(tmp_path, rng), checkpoints={"every_n_steps": 100})
 
 
 def send(*numbers: int):

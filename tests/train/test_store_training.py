@@ -2,8 +2,6 @@
 held out whole, and copies across the two sides said aloud."""
 
 import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +9,6 @@ import anndata as ad
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import torch
 
 from scfm.data.store import Store
 from scfm.errors import InputError, Interrupted, LabelError, ScfmWarning
@@ -21,12 +18,11 @@ from scfm.tasks.pretrain_run import PretrainRun
 from scfm.tasks.run_data import open_data
 from scfm.train.checkpoint import CheckpointConfig
 from scfm.train.datamodule import LoaderConfig
-from scfm.train.loggers import read_metrics
 from scfm.train.optim import OptimConfig
-from scfm.train.throughput import Throughput
 from scfm.train.trainer import TrainConfig
 from tests.toy_stores import write_store
 from tests.toys import SIZES, toy_adata, toy_vocab
+from tests.train.toy_runs import assert_same_end, stop_at
 
 
 def with_donors(adata: ad.AnnData, *donors: str) -> ad.AnnData:
@@ -56,37 +52,11 @@ def run(store) -> PretrainRun:
     )
 
 
-def stop_at(monkeypatch, step: int) -> None:
-    original = Throughput.on_train_batch_end
-
-    def hook(self, trainer, *args):
-        original(self, trainer, *args)
-        if trainer.global_step == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Throughput, "on_train_batch_end", hook)
-
-
 def stopped(run, out, monkeypatch, step: int = 5) -> None:
     with monkeypatch.context() as patch:
         stop_at(patch, step)
         with pytest.raises(Interrupted):
             pretrain(run, out, vocab=toy_vocab())
-
-
-def numbers(out) -> list[dict[str, str]]:
-    timed = {"cells_per_s", "tokens_per_s", "mfu", "data_wait", "memory_peak"}
-    return [
-        {k: v for k, v in row.items() if k not in timed}
-        for row in read_metrics(out / "metrics.csv")
-    ]
-
-
-def assert_same_end(one: Path, other: Path) -> None:
-    weights = [ScfmModel.from_pretrained(out).state_dict() for out in (one, other)]
-    for name, ours in weights[0].items():
-        assert torch.equal(ours, weights[1][name]), name
-    assert numbers(one) == numbers(other)
 
 
 @pytest.mark.parametrize("loader", [{}, {"batch_tokens": 900}, {"balance": "dataset"}])

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +26,7 @@ from scfm.train.strategy import (
     read_machine_settings,
 )
 from scfm.train.trainer import build_trainer
+from tests.train.warm_processes import run_processes
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = [
@@ -46,15 +45,12 @@ def cells(demo_cells, tmp_path_factory) -> Path:
 
 
 def train(cells: Path, out: Path, n_processes: int, *more: str) -> dict[str, np.ndarray]:
-    """A run by torchrun; its loss, gradient norm and validation loss, step by step."""
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *(f"--nproc-per-node={n_processes}", "-m", "scfm.cli", "pretrain"),
-        *("--config", "scfm-tiny", "--data", str(cells), "--out", str(out), *SETTINGS),
+    """A run's loss, gradient norm and validation loss, step by step."""
+    arguments = [
+        *("pretrain", "--config", "scfm-tiny", "--data", str(cells), "--out", str(out), *SETTINGS),
         *(part for setting in more for part in ("--set", setting)),
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = run_processes(n_processes, arguments)
     assert done.returncode == 0, done.stderr
     with (out / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

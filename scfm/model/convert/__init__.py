@@ -1,0 +1,1 @@
+"""Weights published with other papers -> model folders of ours."""

@@ -1,0 +1,82 @@
+"""What a pretraining's loss is made of, and the names it is logged under.
+
+in   the ``objective`` section of a run
+out  weights of the loss's terms; the columns of metrics.csv
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from scfm.objectives.parts import PARTS
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What a run's loss is made of."""
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Of each way in which the model guesses (``predict_targets``); first the main one."""
+        ...
+
+    @property
+    def zero_weight(self) -> float:
+        """Of a target without a count, against an expressed one's 1."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """The default family's."""
+
+    cell_weight: float = 1.0  # of the loss from the cell state, against the query decoder's
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.cell_weight < float("inf"):
+            raise ValueError(f"objective.cell_weight must be at least 0, got {self.cell_weight}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"query": 1.0, "cell": self.cell_weight}
+
+    @property
+    def zero_weight(self) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedObjectiveConfig:
+    """scFoundation's: the squared error of all selected genes.
+
+    Its paper takes the mean over a batch's selected genes and says nothing of zeros. Here it is
+    taken over a cell's and then over cells, as in the default family (`mean_squared_error`), and
+    zeros weigh as much as expressed genes unless ``zero_weight`` says otherwise.
+    """
+
+    zero_weight: float = 1.0  # of a selected gene without a count, against an expressed one's
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.zero_weight < float("inf"):
+            raise ValueError(f"objective.zero_weight must be at least 0, got {self.zero_weight}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"decoder": 1.0}
+
+
+def losses_of(objective: Objective) -> list[str]:
+    """The loss and, where it has several, its parts by way of guessing."""
+    ways = [f"loss_{way}" for way in objective.weights]
+    return ["loss", *(ways if len(ways) > 1 else [])]
+
+
+def metrics_of(objective: Objective) -> list[str]:
+    """The columns of metrics.csv; docs/training_numbers.md defines each."""
+    losses = [*losses_of(objective), *(f"loss_{part}" for part in PARTS)]
+    return [
+        *losses,
+        *("lr", "gradient_norm", "spike", "skipped"),
+        *("cells_per_s", "tokens_per_s", "mfu", "data_wait", "memory_peak"),
+        *(f"val_{name}" for name in losses),
+    ]

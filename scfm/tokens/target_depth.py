@@ -1,0 +1,124 @@
+"""How deep a cell the model is asked for: "t4", "f2", "a1" or a number -> T of every cell.
+
+in   what a user wrote, log10 of the cells' own total counts (S)
+out  TargetDepth: T of each cell; its text, for settings; a warning where T is below S
+
+Source of the letters: get_embedding.py of biomap-research/scFoundation (its ``--tgthighres``).
+"""
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from scfm.errors import ConfigError, ScfmWarning
+
+DEEPEST = 9.0  # log10 of a total count; a bulk sample of a billion reads
+_SLACK = 1e-4  # of log10: "f1" is S itself but for rounding
+
+
+@dataclass(frozen=True)
+class TargetDepth:
+    """The depth asked of the model (T), fixed or relative to each cell's own (S).
+
+    Attributes
+    ----------
+    kind
+        "source": T is S. "t": T is ``amount``. "f": T is log10(``amount`` x total count). "a": T
+        is S + ``amount``.
+    amount
+        As ``kind`` says; not used for "source".
+    """
+
+    kind: Literal["source", "t", "f", "a"] = "source"
+    amount: float = 0.0
+
+    def __post_init__(self) -> None:
+        is_right = {
+            "source": self.amount == 0,
+            "t": 0 <= self.amount <= DEEPEST,
+            "f": 0 < self.amount <= 10**DEEPEST,
+            "a": abs(self.amount) <= DEEPEST,
+        }[self.kind]
+        if not is_right:  # also where the amount is NaN
+            raise ConfigError(f"target_depth is '{self}'. {_WANTED}")
+
+    def __str__(self) -> str:
+        """As a user would write it; "source" for the cell's own depth."""
+        return self.kind if self.kind == "source" else f"{self.kind}{self.amount:.6g}"
+
+    def of(self, source_depth: Float[np.ndarray, " cell"]) -> Float[np.ndarray, " cell"]:
+        """T of cells whose own depths (S, log10 of total counts) are given.
+
+        Raises ConfigError where it would be the log10 of less than one molecule.
+        """
+        if self.kind == "t":
+            return np.full_like(source_depth, self.amount)
+        added = math.log10(self.amount) if self.kind == "f" else self.amount
+        target_depth = source_depth + np.asarray(added, dtype=source_depth.dtype)
+        n_nothing = int((target_depth < 0).sum())
+        if n_nothing:
+            raise ConfigError(
+                f"target_depth '{self}' asks for less than one count in {n_nothing:,} of "
+                f"{len(source_depth):,} cells. {_WANTED}"
+            )
+        return target_depth
+
+
+_WANTED = (
+    f"Wanted: 't' and log10 of a total count from 0 to {DEEPEST:g} ('t4' for 10,000 counts; a "
+    "number alone means the same), 'f' and a factor above 0 on each cell's own total ('f2' for "
+    "twice as many counts), 'a' and what to add to its log10 ('a1' for ten times as many), or "
+    "nothing for the cell's own depth."
+)
+
+
+def parse_target_depth(text: float | str | None) -> TargetDepth:
+    """The depth a user asked for.
+
+    Parameters
+    ----------
+    text
+        "t4": log10 of the total count is 4; the number 4 means the same. "f2": twice the cell's
+        own total count. "a1": 1 more than the log10 of the cell's own. None or "source": its own.
+
+    Raises
+    ------
+    ConfigError
+        Anything else.
+    """
+    if text is None or text == "source":
+        return TargetDepth()
+    if isinstance(text, str) and text[:1] in ("t", "f", "a"):
+        kind, written = text[0], text[1:]
+    else:
+        kind, written = "t", text
+    try:
+        amount = float(written)
+    except (TypeError, ValueError):
+        raise ConfigError(f"target_depth is {text!r}. {_WANTED}") from None
+    assert kind in ("t", "f", "a")
+    return TargetDepth(kind, amount)
+
+
+def warn_if_below(
+    source_depth: Float[np.ndarray, " cell"], target_depth: Float[np.ndarray, " cell"]
+) -> None:
+    """ScfmWarning where cells are asked for at a lower depth (T) than their own (S).
+
+    Training raises depth or leaves it (T >= S): what a model makes of a lower T, nothing has
+    taught it.
+    """
+    n_below = int((target_depth < source_depth - _SLACK).sum())
+    if n_below:
+        warnings.warn(
+            f"{n_below:,} of {len(source_depth):,} cells have more counts than the target depth "
+            "asks for (T < S). The model was trained to keep or raise a cell's depth, never to "
+            f"lower it: take at least 't{math.ceil(10 * source_depth.max()) / 10:g}', or 'f1' "
+            "for each cell's own depth.",
+            ScfmWarning,
+            stacklevel=2,
+        )
