@@ -38,8 +38,8 @@ def simulated_screen(
     symbols = toy_vocab(N_VOCABULARY).symbols
     single = rng.choice(N_VOCABULARY, n_perturbations, replace=False)
     targets = [(int(t),) for t in single]
-    for _ in range(combinations):
-        targets.append(tuple(sorted(int(t) for t in rng.choice(single, 2, replace=False))))
+    pairs = (rng.choice(single, 2, replace=False) for _ in range(combinations))
+    targets += [tuple(sorted(int(t) for t in pair)) for pair in pairs]
     named = sorted({"+".join(symbols[t] for t in ts): ts for ts in targets}.items())
     base = rng.uniform(2.5, 4.0, N_GENES)
     shift = rng.normal(size=(2, N_GENES)) * 0.2

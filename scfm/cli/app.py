@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from scfm.cli import annotate, convert, demo, embed, export, info, plan, prepare, pretrain
+from scfm.cli import annotate, convert, demo, embed, export, finetune, info, plan, prepare, pretrain
 from scfm.errors import Interrupted, ScfmError, ScfmWarning
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 for module in (demo, prepare, plan, pretrain, export, convert, embed, annotate, info):
     app.command(module.__name__.rpartition(".")[2])(module.command)
+app.add_typer(finetune.app, name="finetune")
 
 
 @app.callback(invoke_without_command=True)

@@ -69,10 +69,10 @@ def perturbation(
     """
     reading = options.input_config(layer, species, False, False, minimum_coverage)
     from scfm.config import from_mapping
+    from scfm.tasks.perturbation import PerturbationConfig
     from scfm.tools.loading import load
     from scfm.tools.perturbation import Protocol, finetune_perturbation
     from scfm.tools.perturbation_report import score_table
-    from scfm.tasks.perturbation import PerturbationConfig
 
     protocol = {
         "holdout": tuple(holdout or ()),
@@ -106,7 +106,9 @@ def perturbation(
         reading=reading,
         say=options.say,
     )
-    options.say(f"\n{evaluation.verdict}\n\n{score_table(evaluation)}\n\nWrote {out}: head/, "
-                "metrics.json, scores.csv, scores.png.")
+    options.say(
+        f"\n{evaluation.verdict}\n\n{score_table(evaluation)}\n\nWrote {out}: head/, "
+        "metrics.json, scores.csv, scores.png."
+    )
     if json:
         options.print_json({"out": str(out), **evaluation.to_dict()})

@@ -85,8 +85,6 @@ def as_head(head: PerturbationHead | str | Path) -> PerturbationHead:
     return head if isinstance(head, PerturbationHead) else load_perturbation(head)
 
 
-
-
 def _found(folder: Path) -> Path:
     if not (folder / CONFIG).exists() and (folder / "head").is_dir():
         folder = folder / "head"

@@ -36,8 +36,6 @@ class PerturbationObjective:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.loss not in ("gears", "mse"):
-            raise ValueError(f"objective.loss is gears or mse, got {self.loss!r}")
         if self.gamma < 0 or self.direction_weight < 0:
             raise ValueError("objective.gamma and direction_weight must be at least 0")
         if not self.temperature > 0:
@@ -92,9 +90,7 @@ def direction_loss(
     return mean_by_group((wanted - found).square().mean(1), group)
 
 
-def mean_by_group(
-    values: Float[Tensor, " cell"], group: Int[Tensor, " cell"]
-) -> Float[Tensor, ""]:
+def mean_by_group(values: Float[Tensor, " cell"], group: Int[Tensor, " cell"]) -> Float[Tensor, ""]:
     """The mean over the groups that occur of the mean over their cells."""
     present, place, n_cells = group.unique(return_inverse=True, return_counts=True)
     sums = values.new_zeros(len(present)).index_add(0, place, values)

@@ -160,9 +160,7 @@ class PerturbationModule(L.LightningModule):
         self.positions = cells.all_targets
         self.acts_on = marks(cells.targets, self.positions)
         self._perturbed: PerturbedGenes | None = None
-        self.measured = {
-            name: cells.mean(cells.cells_of(name)) for name in split.validation
-        }
+        self.measured = {name: cells.mean(cells.cells_of(name)) for name in split.validation}
 
     @property
     def perturbed(self) -> PerturbedGenes:
@@ -232,9 +230,7 @@ class KeepBest(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._look(trainer, pl_module)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self._look(trainer, pl_module)
             since = sum(step > self.best_step for step, _ in self.curve)

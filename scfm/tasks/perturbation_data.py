@@ -19,10 +19,10 @@ from jaxtyping import Float, Int
 
 from scfm.data.genes import align
 from scfm.errors import ConfigError, GeneCoverageError, LabelError, ScfmWarning
+from scfm.tasks.expression import log_expression
 from scfm.tokens.pool import PoolMember
 from scfm.tokens.vocab import GeneVocab
 
-CHUNK_CELLS = 2048
 MOST_GENES = 5000  # predicted at most, the most variable ones, as in GEARS
 MIN_CELLS = 10  # a perturbation of fewer has no mean to speak of
 CONTROL, LEFT_OUT = -1, -2
@@ -255,7 +255,7 @@ def pseudo_pairs(
 
 def _partners(
     cells: PerturbedCells, controls: Int[np.ndarray, " control"]
-) -> list[Int[np.ndarray, " control"]]:
+) -> list[Int[np.ndarray, " own"]]:
     """The control cells of each batch; all of them for a batch that has none."""
     return [
         own if len(own) else controls
@@ -265,7 +265,7 @@ def _partners(
 
 def halves_of_controls(
     cells: PerturbedCells, seed: int
-) -> tuple[Int[np.ndarray, " control"], Int[np.ndarray, " control"]]:
+) -> tuple[Int[np.ndarray, " training"], Int[np.ndarray, " held_out"]]:
     """Control cells to train with and to judge by, batch by batch; the same for every fold."""
     controls = np.random.default_rng([seed, HALVES]).permutation(cells.controls)
     controls = controls[np.argsort(cells.batch[controls], kind="stable")]
@@ -278,15 +278,7 @@ def _expression(
     member: PoolMember, most_genes: int, is_control: np.ndarray
 ) -> tuple[sp.csr_matrix, Int[np.ndarray, " gene"]]:
     """log1p(cp10k) of the vocabulary's genes that are expressed, and which these are."""
-    tokenizer, parts = member.tokenizer, []
-    for rows in member.source.chunks(CHUNK_CELLS):
-        cells = tokenizer.shown(rows)
-        genes = cells.gene_ids - tokenizer.vocab.gene_start
-        is_gene = (genes >= 0) & (genes < tokenizer.vocab.n_genes)
-        row = np.repeat(np.arange(rows.n_cells), np.diff(cells.offsets))[is_gene]
-        shape = (rows.n_cells, tokenizer.vocab.n_genes)
-        parts.append(sp.csr_matrix((cells.values[is_gene], (row, genes[is_gene])), shape=shape))
-    whole = sp.csc_matrix(sp.vstack(parts))
+    whole = sp.csc_matrix(log_expression(member))
     expressed = np.flatnonzero(np.diff(whole.indptr))
     if len(expressed) > most_genes:
         expressed = _most_variable(whole[:, expressed], expressed, most_genes, is_control)

@@ -10,13 +10,18 @@ if TYPE_CHECKING:
     from scfm.tools.annotation import annotate
     from scfm.tools.embedding import embed
     from scfm.tools.export_model import export_model
+    from scfm.tools.gene_modules import gene_modules
+    from scfm.tools.perturbation import finetune_perturbation, perturb
 
-__all__ = ["annotate", "embed", "export_model"]
+__all__ = ["annotate", "embed", "export_model", "finetune_perturbation", "gene_modules", "perturb"]
 
 _LAZY = {
     "annotate": "scfm.tools.annotation",
     "embed": "scfm.tools.embedding",
     "export_model": "scfm.tools.export_model",
+    "finetune_perturbation": "scfm.tools.perturbation",
+    "gene_modules": "scfm.tools.gene_modules",
+    "perturb": "scfm.tools.perturbation",
 }
 
 

@@ -21,6 +21,7 @@ from scfm.evaluate.perturbation_scores import PerturbationEvaluation, evaluate_s
 from scfm.model.base import CellModel
 from scfm.model.perturbation import PerturbationHead
 from scfm.model.perturbation_folder import as_head
+from scfm.tasks.expression import log_expression, measured_genes
 from scfm.tasks.gene_context import mean_context, with_decoder
 from scfm.tasks.perturbation import (
     FittedHead,
@@ -121,9 +122,7 @@ def finetune_perturbation(
     """
     model = with_decoder(as_model(model))
     protocol, config = protocol or Protocol(), config or PerturbationConfig()
-    member, report = open_input(
-        data, vocab_of(model), reading or InputConfig(), model.token_config
-    )
+    member, report = open_input(data, vocab_of(model), reading or InputConfig(), model.token_config)
     say(report)
     cells = read_perturbed_cells(
         member,
@@ -181,9 +180,7 @@ class _Run:
             if self.first is None:
                 self.first = fitted["head"], split
             heads = {key: f.head for key, f in fitted.items()}
-            rows += judge_split(
-                self.cells, split, heads, embeddings["head"], repeat=repeat
-            )
+            rows += judge_split(self.cells, split, heads, embeddings["head"], repeat=repeat)
             self.say(
                 f"held out {', '.join(held_out)}: best of {fitted['head'].curve[-1][0]:,} steps "
                 f"at {fitted['head'].best_step:,}"
@@ -317,25 +314,9 @@ def _control_cells(
     member, _ = open_input(adata, head.vocab, config, MaskConfig())
     genes = head.genes.cpu().numpy()
     is_measured = np.isin(genes, measured_genes(member))
-    control = np.tile(head.control_mean.cpu().numpy(), (member.source.n_cells, 1))
-    control[:, is_measured] = 0
-    column_of = np.full(head.vocab.n_genes, -1)
-    column_of[genes] = np.arange(len(genes))
-    for rows in member.source.chunks(2048):
-        cells = member.tokenizer.shown(rows)
-        gene = cells.gene_ids - head.vocab.gene_start
-        row = rows.cell_index.repeat(np.diff(cells.offsets))
-        is_gene = (gene >= 0) & (gene < head.vocab.n_genes)
-        column = column_of[gene[is_gene]]
-        known = column >= 0
-        control[row[is_gene][known], column[known]] = cells.values[is_gene][known]
+    control = log_expression(member)[:, genes].toarray()
+    control[:, ~is_measured] = head.control_mean.cpu().numpy()[~is_measured]
     return control, is_measured
-
-
-def measured_genes(member: PoolMember) -> np.ndarray:
-    """Positions, among the vocabulary's genes, of those the data has a column for."""
-    slots = member.tokenizer.tables.slots[0]
-    return np.unique(slots[slots < member.tokenizer.vocab.n_genes])
 
 
 def _as_adata(

@@ -77,7 +77,7 @@ def test_the_objective_puts_them_together(cells):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"loss": "mae"}, {"gamma": -1}, {"direction_weight": -1}, {"temperature": 0}]
+    "wrong", [{"gamma": -1.0}, {"direction_weight": -1.0}, {"temperature": 0.0}]
 )
 def test_impossible_objectives_are_refused(wrong):
     with pytest.raises(ValueError, match="objective"):
