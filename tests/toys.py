@@ -7,11 +7,17 @@ import scipy.sparse as sp
 import torch
 
 from scfm.batch import CellBatch
-from scfm.model.config import ModelSizes
+from scfm.model.config import ModelSizes, ScfoundationSizes
 from scfm.model.pretrained import ScfmModel
+from scfm.model.scfoundation import ScfoundationModel
 from scfm.tokens.vocab import GeneVocab
 
 SIZES = ModelSizes(d_model=32, n_layers=2, n_heads=2, n_bins=10)
+SCFOUNDATION_SIZES = {
+    **{"d_model": 32, "n_layers": 2, "n_heads": 2, "n_bins": 10, "dropout": 0.0},
+    **{"d_decoder": 16, "n_decoder_layers": 2, "n_decoder_heads": 2, "d_head": 8},
+    "initializer_range": 0.2,
+}
 
 
 def toy_vocab(n_genes: int = 50) -> GeneVocab:
@@ -25,6 +31,27 @@ def toy_model(vocab: GeneVocab | None = None, seed: int = 0, **sizes: object) ->
     torch.manual_seed(seed)
     chosen = ModelSizes(**{**vars(SIZES), "initializer_range": 0.3, **sizes})
     return ScfmModel.from_scratch(vocab or toy_vocab(), chosen).eval()
+
+
+def toy_scfoundation_vocab(n_genes: int = 60) -> GeneVocab:
+    """The same genes, and more of them, in the layout of the published scFoundation models."""
+    human = GeneVocab.human()
+    return GeneVocab(
+        symbols=human.symbols[:n_genes],
+        ensembl_ids=human.ensembl_ids[:n_genes],
+        specials_before=(),
+        specials_after=("[T]", "[S]", "[PAD]"),
+    )
+
+
+def toy_scfoundation_model(
+    vocab: GeneVocab | None = None, seed: int = 0, **sizes: object
+) -> ScfoundationModel:
+    """A random scFoundation model whose weights are large enough for every path to matter."""
+    torch.manual_seed(seed)
+    chosen = ScfoundationSizes(**{**SCFOUNDATION_SIZES, **sizes})
+    made = ScfoundationModel.from_scratch(vocab or toy_scfoundation_vocab(), chosen)
+    return made.eval()
 
 
 def toy_cells(

@@ -8,18 +8,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scfm.tools.annotation import annotate
+    from scfm.tools.denoising import denoise
+    from scfm.tools.drug_features import drug_features
     from scfm.tools.embedding import embed
     from scfm.tools.export_model import export_model
+    from scfm.tools.gene_embedding import gene_embedding
     from scfm.tools.gene_modules import gene_modules
     from scfm.tools.perturbation import finetune_perturbation, perturb
 
-__all__ = ["annotate", "embed", "export_model", "finetune_perturbation", "gene_modules", "perturb"]
+__all__ = [
+    "annotate",
+    "denoise",
+    "drug_features",
+    "embed",
+    "export_model",
+    "finetune_perturbation",
+    "gene_embedding",
+    "gene_modules",
+    "perturb",
+]
 
 _LAZY = {
     "annotate": "scfm.tools.annotation",
+    "denoise": "scfm.tools.denoising",
+    "drug_features": "scfm.tools.drug_features",
     "embed": "scfm.tools.embedding",
     "export_model": "scfm.tools.export_model",
     "finetune_perturbation": "scfm.tools.perturbation",
+    "gene_embedding": "scfm.tools.gene_embedding",
     "gene_modules": "scfm.tools.gene_modules",
     "perturb": "scfm.tools.perturbation",
 }
