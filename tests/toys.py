@@ -13,11 +13,10 @@ from scfm.model.scfoundation import ScfoundationModel
 from scfm.tokens.vocab import GeneVocab
 
 SIZES = ModelSizes(d_model=32, n_layers=2, n_heads=2, n_bins=10)
-SCFOUNDATION_SIZES = {
+SCFOUNDATION_SIZES = ScfoundationSizes(
     **{"d_model": 32, "n_layers": 2, "n_heads": 2, "n_bins": 10, "dropout": 0.0},
     **{"d_decoder": 16, "n_decoder_layers": 2, "n_decoder_heads": 2, "d_head": 8},
-    "initializer_range": 0.2,
-}
+)
 
 
 def toy_vocab(n_genes: int = 50) -> GeneVocab:
@@ -33,25 +32,59 @@ def toy_model(vocab: GeneVocab | None = None, seed: int = 0, **sizes: object) ->
     return ScfmModel.from_scratch(vocab or toy_vocab(), chosen).eval()
 
 
-def toy_scfoundation_vocab(n_genes: int = 60) -> GeneVocab:
-    """The same genes, and more of them, in the layout of the published scFoundation models."""
-    human = GeneVocab.human()
+def scfoundation_vocab(n_genes: int = 50) -> GeneVocab:
+    """The same genes in scFoundation's layout: genes first, then the special tokens."""
+    toy = toy_vocab(n_genes)
     return GeneVocab(
-        symbols=human.symbols[:n_genes],
-        ensembl_ids=human.ensembl_ids[:n_genes],
+        symbols=toy.symbols,
+        ensembl_ids=toy.ensembl_ids,
         specials_before=(),
         specials_after=("[T]", "[S]", "[PAD]"),
     )
 
 
-def toy_scfoundation_model(
-    vocab: GeneVocab | None = None, seed: int = 0, **sizes: object
-) -> ScfoundationModel:
-    """A random scFoundation model whose weights are large enough for every path to matter."""
+def toy_scfoundation(n_genes: int = 50, seed: int = 0, **sizes: object) -> ScfoundationModel:
+    """A random scFoundation whose weights are large enough for every path to matter."""
     torch.manual_seed(seed)
-    chosen = ScfoundationSizes(**{**SCFOUNDATION_SIZES, **sizes})
-    made = ScfoundationModel.from_scratch(vocab or toy_scfoundation_vocab(), chosen)
-    return made.eval()
+    chosen = ScfoundationSizes(
+        **{**vars(SCFOUNDATION_SIZES), "initializer_range": 0.3, **sizes}  # pyright: ignore
+    )
+    return ScfoundationModel.from_scratch(scfoundation_vocab(n_genes), chosen).eval()
+
+
+def masked_cells(rng: np.random.Generator, lengths: list[int], n_genes: int = 50) -> CellBatch:
+    """Random packed cells for scFoundation, of all kinds of tokens, with ``lengths`` genes each.
+
+    In turn: shown, masked, random, kept, masked zero, kept zero, dropped.
+    """
+    vocab = scfoundation_vocab(n_genes)
+    parts: dict[str, list[np.ndarray]] = {}
+    for n in lengths:
+        kind, real = np.arange(n) % 7, rng.uniform(0.5, 6, n)
+        shown = np.select([kind == 2, np.isin(kind, (0, 3))], [rng.uniform(0.5, 6, n), real], 0.0)
+        cell = {
+            "gene_ids": np.sort(rng.choice(n_genes, n, replace=False)),
+            "values": shown,
+            "is_target": np.isin(kind, (1, 2, 3, 4, 5)),
+            "is_hidden": np.isin(kind, (1, 4, 6)),
+            "target_values": np.where(np.isin(kind, (1, 2, 3)), real, 0.0),
+        }
+        depths = {"gene_ids": [vocab.target_depth_id, vocab.source_depth_id], "values": [3.5, 3.0]}
+        for name, array in cell.items():
+            parts.setdefault(name, []).append(np.r_[depths.get(name, [0, 0]), array])
+    dtypes = {"gene_ids": np.int64, "is_target": np.bool_, "is_hidden": np.bool_}
+    tokens = {
+        name: np.concatenate(p).astype(dtypes.get(name, np.float32)) for name, p in parts.items()
+    }
+    n_cells = len(lengths)
+    return CellBatch(
+        **tokens,
+        offsets=np.cumsum([0] + [n + 2 for n in lengths]).astype(np.int32),
+        library_size=np.full(n_cells, 3000, np.float32),
+        source_depth=np.full(n_cells, 3.0, np.float32),
+        target_depth=np.full(n_cells, 3.5, np.float32),
+        cell_index=np.arange(n_cells),
+    ).map(torch.from_numpy)
 
 
 def toy_cells(
@@ -104,3 +137,13 @@ def toy_adata(rng: np.random.Generator, n_cells: int = 40, n_genes: int = 50) ->
         ),
         var=pd.DataFrame(index=symbols),
     )
+
+
+def toy_scfoundation_vocab(n_genes: int = 60) -> GeneVocab:
+    return scfoundation_vocab(n_genes)
+
+
+def toy_scfoundation_model(
+    vocab: GeneVocab | None = None, seed: int = 0, **sizes: object
+) -> ScfoundationModel:
+    return toy_scfoundation(60 if vocab is None else vocab.n_genes, seed, **sizes)

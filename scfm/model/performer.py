@@ -55,11 +55,11 @@ class KeySums(NamedTuple):
     ``plain`` that of the value and 1 alone, for the constant in every feature.
     """
 
-    features: Float[Tensor, "head feature d+1"]
-    plain: Float[Tensor, "head d+1"]
+    features: Float[Tensor, "head feature d_and_1"]
+    plain: Float[Tensor, "head d_and_1"]
     largest: Float[Tensor, ""]
 
-    def read_at(self, largest: Float[Tensor, ""]) -> Float[Tensor, "head feature d+1"]:
+    def read_at(self, largest: Float[Tensor, ""]) -> Float[Tensor, "head feature d_and_1"]:
         """The sum of features with another largest exponent subtracted."""
         return self.features * (self.largest - largest).exp() + EPSILON * self.plain[:, None]
 
@@ -93,7 +93,7 @@ def _sum_some(k: Tensor, v: Tensor, directions: Tensor) -> tuple[Tensor, Tensor,
 
 def read_keys(
     q: Float[Tensor, "query head d"],
-    sums: Float[Tensor, "head feature d+1"],
+    sums: Float[Tensor, "head feature d_and_1"],
     directions: Float[Tensor, "feature d"],
 ) -> Float[Tensor, "query head d"]:
     """What one cell's queries find, some of them at a time."""
@@ -167,7 +167,7 @@ class LinearAttention(nn.Module):
             return sum_keys(k, v, self.directions.float())
 
     def _find(
-        self, asking: Float[Tensor, "query d"], sums: Float[Tensor, "head feature d+1"]
+        self, asking: Float[Tensor, "query d"], sums: Float[Tensor, "head feature d_and_1"]
     ) -> Float[Tensor, "query inner"]:
         q = self.q(asking).unflatten(-1, (self.n_heads, -1))
         with torch.autocast(q.device.type, enabled=False):
@@ -176,7 +176,7 @@ class LinearAttention(nn.Module):
 
 def stabilised(
     sums: list[KeySums], stabiliser: Stabiliser
-) -> list[Float[Tensor, "head feature d+1"]]:
+) -> list[Float[Tensor, "head feature d_and_1"]]:
     """Each cell's sums, its own largest exponent subtracted or that of all cells."""
     if stabiliser == "per_sample":
         return [own.read_at(own.largest) for own in sums]

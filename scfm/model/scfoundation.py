@@ -8,6 +8,7 @@ gives what each gives alone: there is no padding, and no cell's keys scale anoth
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -202,7 +203,7 @@ class ScfoundationModel(CellModel):
         d = self.config.sizes.d_model
         return 4 * d if self.checked_pooling(how) == "all" else d
 
-    def pool(self, states: CellStates, how: str | None = None) -> Float[Tensor, "cell d"]:
+    def pool(self, states: CellStates, how: str | None = None) -> Float[Tensor, "cell width"]:
         """One vector a cell.
 
         "all" is [S, T, max over genes, mean over genes], four times as wide; "max" is over genes
@@ -233,7 +234,7 @@ def check_layout(vocab: GeneVocab) -> None:
         )
 
 
-def _pool_one(tokens: Float[Tensor, "token d"], how: str) -> Float[Tensor, " d"]:
+def _pool_one(tokens: Float[Tensor, "token d"], how: str) -> Float[Tensor, " width"]:
     t, s, genes = tokens[0], tokens[1], tokens[N_DEPTHS:]
     if how in ("S", "T"):
         return s if how == "S" else t

@@ -17,7 +17,8 @@ def one_cell(cells, number):
     start, end = cells.offsets[number], cells.offsets[number + 1]
     alone = {
         name: getattr(cells, name)[start:end]
-        for name in ("gene_ids", "values", "is_target", "target_values")
+        for name in ("gene_ids", "values", "is_target", "target_values", "is_hidden")
+        if getattr(cells, name) is not None
     }
     per_cell = {
         name: getattr(cells, name)[number : number + 1]
