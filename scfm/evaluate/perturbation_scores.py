@@ -144,7 +144,7 @@ def verdict_on(
     name = f"{best.name[0].lower()}{best.name[1:]}"
     if apart.high < 0:
         return (
-            f"The perturbation head wins over the best baseline, {name}: {what} {numbers} ({by})."
+            f"The head wins over the best baseline, {name}: {what} {numbers} ({by})."
         )
     if apart.low > 0:
         return f"A baseline wins, {name}: {what}, the head's {numbers} ({by})."

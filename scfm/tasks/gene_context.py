@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from scfm.errors import ModelError
 from scfm.model.base import CellModel
 from scfm.model.scfoundation import ScfoundationModel
+from scfm.tasks.decoding import check_decodes, shown_at
 from scfm.tokens.pool import PoolMember
 from scfm.tokens.target_depth import parse_target_depth
 
@@ -25,29 +26,18 @@ def mean_context(
     Every gene of the vocabulary has one, measured in this data or not. Raises ModelError for a
     model whose decoder does not run over all genes.
     """
-    decoding = with_decoder(model).eval()
-    depth = parse_target_depth(decoding.default_target_depth)
-    total = 0.0
+    check_decodes(model, "states")
+    assert isinstance(model, ScfoundationModel)
+    model.eval()
+    depth = parse_target_depth(model.default_target_depth)
+    total = np.zeros((model.n_genes, model.config.sizes.d_decoder))
     for first in range(0, len(cells), BATCH_CELLS):
         rows = member.source.rows(cells[first : first + BATCH_CELLS])
-        shown = member.tokenizer.shown(rows)
-        shown = member.tokenizer.shown(rows, target_depth=depth.of(shown.source_depth))
-        batch = shown.map(lambda x: torch.from_numpy(x).to(decoding.device))
+        shown = shown_at(member, rows, depth)
+        batch = shown.map(lambda x: torch.from_numpy(x).to(model.device))
         with torch.inference_mode():
-            states = decoding.decode(batch, decoding(batch)).double().sum(0)
-        total = total + states.cpu().numpy()
-    mean = np.asarray(total) / len(cells)
+            total += model.decode(batch, model(batch)).double().sum(0).cpu().numpy()
+    mean = total / len(cells)
     if not np.isfinite(mean).all():
         raise ModelError("The model's gene embeddings are NaN or infinite. Take another model.")
     return mean
-
-
-def with_decoder(model: CellModel) -> ScfoundationModel:
-    """Models with context embeddings pass."""
-    if not isinstance(model, ScfoundationModel):
-        raise ModelError(
-            f"A model of the family '{model.config.model_type}' has no context embeddings of "
-            "genes: its decoder is asked for single genes and does not run over all. Take one of "
-            "the family 'scfoundation' (scfm pretrain --config scfoundation-3m, or scfm convert)."
-        )
-    return model

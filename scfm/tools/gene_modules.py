@@ -21,8 +21,9 @@ from scfm.errors import ConfigError, InputError
 from scfm.evaluate.baselines import variable_genes
 from scfm.evaluate.gene_modules import compare_modules
 from scfm.model.base import CellModel
+from scfm.tasks.decoding import check_decodes
 from scfm.tasks.expression import gene_of_column, log_expression, measured_genes
-from scfm.tasks.gene_context import mean_context, with_decoder
+from scfm.tasks.gene_context import mean_context
 from scfm.tasks.gene_graph import leiden_modules
 from scfm.tasks.perturbation_data import find_targets
 from scfm.tokens.inputs import InputConfig, open_input
@@ -81,7 +82,8 @@ def gene_modules(
     Needs igraph: pip install 'scfm[modules]'. Raises ModelError, ConfigError, InputError.
     """
     adata = adata.copy() if copy else adata
-    model, key_added = with_decoder(as_model(model)), checked_key(key_added)
+    model, key_added = as_model(model), checked_key(key_added)
+    check_decodes(model, "states")
     config = InputConfig(
         layer=layer,
         species=species,  # pyright: ignore[reportArgumentType]  # checked by align

@@ -21,8 +21,9 @@ from scfm.evaluate.perturbation_scores import PerturbationEvaluation, evaluate_s
 from scfm.model.base import CellModel
 from scfm.model.perturbation import PerturbationHead
 from scfm.model.perturbation_folder import as_head
+from scfm.tasks.decoding import check_decodes
 from scfm.tasks.expression import log_expression, measured_genes
-from scfm.tasks.gene_context import mean_context, with_decoder
+from scfm.tasks.gene_context import mean_context
 from scfm.tasks.perturbation import (
     FittedHead,
     PerturbationConfig,
@@ -120,7 +121,8 @@ def finetune_perturbation(
 
     Raises LabelError, ConfigError, ModelError, GeneCoverageError: nothing is written then.
     """
-    model = with_decoder(as_model(model))
+    model = as_model(model)
+    check_decodes(model, "states")
     protocol, config = protocol or Protocol(), config or PerturbationConfig()
     member, report = open_input(data, vocab_of(model), reading or InputConfig(), model.token_config)
     say(report)
