@@ -20,10 +20,11 @@ from scfm.batch import CellBatch
 from scfm.data.bits import ALL, ZERO, count_before, has_bit, n_words, rank
 from scfm.data.compiled import compiled
 from scfm.data.counts import CountRows
-from scfm.tokens.depth import UNTHINNED, draw_rate, round_expected, thin_counts
+from scfm.tokens.depth import UNTHINNED, draw_rate, thin_counts
 from scfm.tokens.gather import csr_arrays, gather_cell, longest_row, new_sums
+from scfm.tokens.packed import CellTokenizer, as_batch, new_tokens
 from scfm.tokens.rng import DEPTH, open_stream
-from scfm.tokens.tables import Alignment, DatasetAlignment, GeneTables
+from scfm.tokens.tables import Alignment, DatasetAlignment
 from scfm.tokens.targets import choose_kept_and_targets, choose_zeros
 from scfm.tokens.values import TABLED, fill_table, tabled_value
 from scfm.tokens.vocab import GeneVocab
@@ -56,13 +57,10 @@ class TokenConfig:
             raise ValueError(f"tokens.downsample_min_counts must be at least 1, got {found}")
 
 
-class Tokenizer:
-    """Turns one source's cells into tokens of one vocabulary. Holds no state; threads may share it.
+class Tokenizer(CellTokenizer):
+    """The tokens of the scfm family: [CELL], [T], [S], the genes shown, and those to guess."""
 
-    A cell's tokens depend on its counts, its data set (and its key) alone: not on its batch, nor on
-    the order of the columns. Where the source holds several data sets, there is one alignment for
-    each and `CountRows.dataset` says which a cell uses.
-    """
+    n_specials = N_SPECIALS
 
     def __init__(
         self,
@@ -70,62 +68,41 @@ class Tokenizer:
         alignments: Alignment | Sequence[DatasetAlignment],
         config: TokenConfig | None = None,
     ):
-        self.vocab, self.config = vocab, config or TokenConfig()
-        self.n_genes = vocab.n_genes
-        self.tables = GeneTables.of(alignments, self.n_genes)
+        super().__init__(vocab, alignments, config or TokenConfig())
         self._ids = (vocab.cell_id, vocab.target_depth_id, vocab.source_depth_id, vocab.gene_start)
 
     def shown(
         self, rows: CountRows, target_depth: float | Float[np.ndarray, " cell"] | None = None
     ) -> CellBatch:
-        """Cells as they are: all expressed genes at the raw depth, nothing hidden.
-
-        ``target_depth`` (log10 of a total count, one or one a cell) is the depth asked of the
-        model; without it the cell's own.
-        """
         indptr, indices, counts = csr_arrays(rows)
         scratch = _new_scratch(longest_row(indptr), self.n_genes, counts)
-        out = _new_tokens(rows.n_cells, int(indptr[-1]) + N_SPECIALS * rows.n_cells)
+        out = new_tokens(rows.n_cells, int(indptr[-1]) + N_SPECIALS * rows.n_cells)
         tables = (self.tables, self._datasets(rows), self.n_genes)
         _shown_cells(indptr, indices, counts, *tables, self._ids, scratch, out)
         if target_depth is not None:
             out.target_depth[:] = target_depth
             out.values[out.offsets[:-1] + 1] = target_depth
-        return _as_batch(out, rows)
+        return as_batch(out, rows)
 
     def training(self, rows: CountRows, keys: UInt64[np.ndarray, " cell"]) -> CellBatch:
-        """Cells as training examples: thinned in half the cases, with genes and zeros to guess.
-
-        ``keys`` come from `scfm.tokens.rng.cell_keys`. Expected counts are rounded to whole
-        molecules first (`scfm.tokens.depth.round_expected`).
-        """
         assert len(keys) == rows.n_cells, "one key a cell"
         rows = self._whole(rows, keys)
         indptr, indices, counts = csr_arrays(rows)
         scratch = _new_scratch(longest_row(indptr), self.n_genes, counts)
-        out = _new_tokens(rows.n_cells, int(most_tokens(np.diff(indptr), self.config).sum()) + 1)
+        out = new_tokens(rows.n_cells, int(self.most_tokens(np.diff(indptr)).sum()) + 1)
         settings = _Settings(**asdict(self.config))
         tables = (self.tables, self._datasets(rows), self.n_genes)
         _training_cells(
             *(indptr, indices, counts, *tables, self._ids, scratch, out),
             *(np.ascontiguousarray(keys), settings),
         )
-        return _as_batch(out, rows)
+        return as_batch(out, rows)
 
-    def _datasets(self, rows: CountRows) -> Int[np.ndarray, " cell"]:
-        """The data set of each cell, in the type the kernels are compiled for."""
-        if rows.dataset is None:
-            return np.zeros(rows.n_cells, dtype=np.int64)
-        dataset = np.ascontiguousarray(rows.dataset, dtype=np.int64)
-        assert dataset.size == 0 or 0 <= dataset.min() <= dataset.max() < self.tables.n_datasets
-        return dataset
-
-    def _whole(self, rows: CountRows, keys: UInt64[np.ndarray, " cell"]) -> CountRows:
-        if np.issubdtype(rows.counts.dtype, np.integer):
-            return rows
-        assert len(self.tables.slots) == 1, "sources of several data sets hold whole counts only"
-        genes = self.tables.slots[0].astype(np.int64)
-        return round_expected(rows, np.where(genes == self.n_genes, -1, genes), self.n_genes, keys)
+    def most_tokens(self, n_expressed: Int[np.ndarray, " cell"]) -> Int[np.ndarray, " cell"]:
+        """A bound on the tokens of each cell's training example; see also `_place_genes`."""
+        kept = np.minimum(n_expressed, self.config.max_genes)
+        targets = self.config.target_share * kept + 1
+        return (N_SPECIALS + kept + np.ceil(self.config.zero_ratio * targets) + 1).astype(np.int64)
 
 
 class _Settings(NamedTuple):
@@ -178,50 +155,6 @@ def _new_scratch(longest: int, n_genes: int, counts: np.ndarray) -> _Scratch:
         raw_table=np.empty(TABLED, np.float32),
         shown_table=np.empty(TABLED, np.float32),
     )
-
-
-class _Tokens(NamedTuple):
-    """CellBatch's arrays, being filled."""
-
-    gene_ids: np.ndarray
-    values: np.ndarray
-    is_target: np.ndarray
-    target_values: np.ndarray
-    offsets: np.ndarray
-    library_size: np.ndarray
-    source_depth: np.ndarray
-    target_depth: np.ndarray
-
-
-def _new_tokens(n_cells: int, n_tokens: int) -> _Tokens:
-    assert n_tokens < 2**31, "offsets are int32: hand over fewer cells at a time"
-    return _Tokens(
-        gene_ids=np.empty(n_tokens, np.int64),
-        values=np.empty(n_tokens, np.float32),
-        is_target=np.empty(n_tokens, np.bool_),
-        target_values=np.empty(n_tokens, np.float32),
-        offsets=np.zeros(n_cells + 1, np.int32),
-        library_size=np.empty(n_cells, np.float32),
-        source_depth=np.empty(n_cells, np.float32),
-        target_depth=np.empty(n_cells, np.float32),
-    )
-
-
-def most_tokens(
-    n_expressed: Int[np.ndarray, " cell"], config: TokenConfig
-) -> Int[np.ndarray, " cell"]:
-    """A bound on the tokens of each cell's training example; see also `_place_genes`."""
-    kept = np.minimum(n_expressed, config.max_genes)
-    targets = config.target_share * kept + 1
-    return (N_SPECIALS + kept + np.ceil(config.zero_ratio * targets) + 1).astype(np.int64)
-
-
-def _as_batch(out: _Tokens, rows: CountRows) -> CellBatch:
-    """The part of the arrays that was used."""
-    arrays, used = out._asdict(), out.offsets[-1]
-    for name in ("gene_ids", "values", "is_target", "target_values"):
-        arrays[name] = arrays[name][:used]
-    return CellBatch(**arrays, cell_index=np.asarray(rows.cell_index, dtype=np.int64))
 
 
 @compiled

@@ -104,16 +104,25 @@ def thin_counts(counts, n, rate, stream, lanes, thinned):
 def _fill_lanes(rate, stream, counter, size, lanes):
     """``size`` words of bits that are each set with probability rate / 2^64; the next counter."""
     for i in range(size):
-        is_below, undecided, digit = ZERO, ALL, np.uint64(64)
-        while undecided != ZERO and digit > ZERO:
-            digit -= ONE
-            drawn = word(stream, counter)
-            counter += 1
-            rate_bit = ZERO - ((rate >> digit) & ONE)  # the rate's digit in all 64 places
-            is_below |= undecided & rate_bit & ~drawn
-            undecided &= ~(drawn ^ rate_bit)
-        lanes[i] = is_below
+        lanes[i], counter = lane_word(rate, stream, counter)
     return counter
+
+
+@compiled
+def lane_word(rate, stream, counter):
+    """64 bits that are each set with probability rate / 2^64, and the next counter.
+
+    At most 64 counters are used.
+    """
+    is_below, undecided, digit = ZERO, ALL, np.uint64(64)
+    while undecided != ZERO and digit > ZERO:
+        digit -= ONE
+        drawn = word(stream, counter)
+        counter += 1
+        rate_bit = ZERO - ((rate >> digit) & ONE)  # the rate's digit in all 64 places
+        is_below |= undecided & rate_bit & ~drawn
+        undecided &= ~(drawn ^ rate_bit)
+    return is_below, counter
 
 
 @compiled

@@ -5,7 +5,7 @@ out  PoolMember (source + tokenizer + reports) and the GeneReport
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -21,8 +21,10 @@ from scfm.data.soma_address import is_address
 from scfm.data.store import Store, is_store
 from scfm.errors import DuplicateGeneError, GeneCoverageError, InputError, ScfmError
 from scfm.tokens.collate import TokenConfig, Tokenizer
+from scfm.tokens.masking import MaskConfig, MaskedTokenizer
+from scfm.tokens.packed import CellTokenizer
 from scfm.tokens.pool import PoolMember
-from scfm.tokens.tables import DatasetAlignment
+from scfm.tokens.tables import Alignment, DatasetAlignment
 from scfm.tokens.vocab import GeneVocab
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def open_input(
     data: "str | Path | AnnData",
     vocab: GeneVocab,
     config: InputConfig,
-    tokens: TokenConfig | None = None,
+    tokens: TokenConfig | MaskConfig | None = None,
     *,
     backed: bool | None = None,
     manifest: int | None = None,
@@ -92,8 +94,19 @@ def open_input(
     spread = np.linspace(0, source.n_cells - 1, min(source.n_cells, CELLS_SAMPLED))
     sample = source.rows(spread.round().astype(np.int64))
     report = require_coverage(alignment, sample, config.minimum_coverage)
-    tokenizer = Tokenizer(vocab, alignment, tokens or TokenConfig())
+    tokenizer = tokenizer_for(vocab, alignment, tokens)
     return PoolMember(source, tokenizer, (report,)), report
+
+
+def tokenizer_for(
+    vocab: GeneVocab,
+    alignments: Alignment | Sequence[DatasetAlignment],
+    tokens: TokenConfig | MaskConfig | None,
+) -> CellTokenizer:
+    """The tokenizer of the family whose settings these are; the scfm family's without any."""
+    if isinstance(tokens, MaskConfig):
+        return MaskedTokenizer(vocab, alignments, tokens)
+    return Tokenizer(vocab, alignments, tokens)
 
 
 def _aligner(vocab: GeneVocab, config: InputConfig) -> Callable[[pd.DataFrame, str], GeneAlignment]:
@@ -109,7 +122,7 @@ def _aligner(vocab: GeneVocab, config: InputConfig) -> Callable[[pd.DataFrame, s
 
 
 def _open_store(
-    store: Store, vocab: GeneVocab, config: InputConfig, tokens: TokenConfig | None
+    store: Store, vocab: GeneVocab, config: InputConfig, tokens: TokenConfig | MaskConfig | None
 ) -> tuple[PoolMember, GeneReport]:
     if store.n_cells == 0:
         raise InputError(f"{store.name} holds no cells. Add some: scfm prepare CELLS --out ...")
@@ -136,7 +149,7 @@ def _open_store(
         for alignment, has_column in aligned
         if isinstance(alignment, GeneAlignment)
     ]
-    tokenizer = Tokenizer(vocab, alignments, tokens or TokenConfig())
+    tokenizer = tokenizer_for(vocab, alignments, tokens)
     worst = min(reports, key=lambda report: report.counts_covered or 0.0)
     # a cached_property is a property, which the checker of types does not know
     return PoolMember(cast(CellSource, store), tokenizer, tuple(reports)), worst

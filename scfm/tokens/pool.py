@@ -19,7 +19,7 @@ from scfm.data.counts import CellSource
 from scfm.data.gene_report import GeneReport
 from scfm.data.order import LANES, SHUFFLED_LANES, Blocks
 from scfm.data.store import KEPT_BLOCKS, Store, names_once
-from scfm.tokens.collate import Tokenizer, most_tokens
+from scfm.tokens.packed import CellTokenizer
 from scfm.tokens.rng import cell_keys
 
 
@@ -31,7 +31,7 @@ class PoolMember:
     """
 
     source: CellSource
-    tokenizer: Tokenizer
+    tokenizer: CellTokenizer
     reports: tuple[GeneReport, ...] = ()
 
 
@@ -95,7 +95,7 @@ class CellPool:
         bounds = []
         for member, source in zip(self.members, self.sources, strict=True):
             n_genes = source.numbers("n_genes") if isinstance(source, Store) else source.n_genes
-            bounds.append(most_tokens(n_genes, member.tokenizer.config).astype(np.int32))
+            bounds.append(member.tokenizer.most_tokens(n_genes).astype(np.int32))
         return np.concatenate(bounds)
 
     def training(

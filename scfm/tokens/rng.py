@@ -18,7 +18,7 @@ from scfm.data.compiled import compiled
 from scfm.data.mixing import GOLDEN, mix64, mix64_array
 
 # Purposes a cell's key is split into. A new one gets a new number: old draws must not move.
-ROUNDING, DEPTH, SUBSET, TARGETS, ZEROS = range(5)
+ROUNDING, DEPTH, SUBSET, TARGETS, ZEROS, CORRUPTION, RANDOM_VALUES = range(7)
 
 
 def cell_keys(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from scfm.errors import ConfigError, ScfmWarning
 
@@ -55,6 +55,8 @@ class TargetDepth:
 
         Raises ConfigError where it would be the log10 of less than one molecule.
         """
+        if self.kind == "source":
+            return source_depth.copy()
         if self.kind == "t":
             return np.full_like(source_depth, self.amount)
         added = math.log10(self.amount) if self.kind == "f" else self.amount
@@ -66,6 +68,10 @@ class TargetDepth:
                 f"{len(source_depth):,} cells. {_WANTED}"
             )
         return target_depth
+
+    def is_below(self, source_depth: Float[np.ndarray, " cell"]) -> Bool[np.ndarray, " cell"]:
+        """True for cells that are deeper themselves than they are asked for: T < S."""
+        return self.of(source_depth) < source_depth - _SLACK
 
 
 _WANTED = (
@@ -104,21 +110,17 @@ def parse_target_depth(text: float | str | None) -> TargetDepth:
     return TargetDepth(kind, amount)
 
 
-def warn_if_below(
-    source_depth: Float[np.ndarray, " cell"], target_depth: Float[np.ndarray, " cell"]
-) -> None:
-    """ScfmWarning where cells are asked for at a lower depth (T) than their own (S).
+def warn_if_below(n_below: int, n_cells: int, target_depth: TargetDepth) -> None:
+    """ScfmWarning where cells were asked for at a lower depth (T) than their own (S).
 
-    Training raises depth or leaves it (T >= S): what a model makes of a lower T, nothing has
-    taught it.
+    Training keeps a depth or raises it (T >= S): what a model makes of a lower T, nothing has
+    taught it. ``n_below`` of ``n_cells`` are so; see `TargetDepth.is_below`.
     """
-    n_below = int((target_depth < source_depth - _SLACK).sum())
     if n_below:
         warnings.warn(
-            f"{n_below:,} of {len(source_depth):,} cells have more counts than the target depth "
-            "asks for (T < S). The model was trained to keep or raise a cell's depth, never to "
-            f"lower it: take at least 't{math.ceil(10 * source_depth.max()) / 10:g}', or 'f1' "
-            "for each cell's own depth.",
+            f"{n_below:,} of {n_cells:,} cells have more counts than the target depth "
+            f"'{target_depth}' asks for (T below S). The model was trained to keep or to raise a "
+            "cell's depth, never to lower it: ask for more, or for 'f1', each cell's own depth.",
             ScfmWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
