@@ -49,9 +49,12 @@ def perturbation(
     loss: Annotated[str, typer.Option(help="gears (autofocus and direction) or mse.")] = "gears",
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps at most.")] = 1000,
-    validate_every: Annotated[int, typer.Option(min=1, help="Steps between looks.")] = 50,
-    patience: Annotated[int, typer.Option(min=1, help="Looks without a better one.")] = 5,
+    validate_every: Annotated[int, typer.Option(min=1, help="Steps between looks.")] = 10,
+    patience: Annotated[int, typer.Option(min=1, help="Looks without a better one.")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, help="Pseudo-pairs a step.")] = 32,
+    cells_per_profile: Annotated[
+        int, typer.Option(min=1, help="Cells that a pair's profiles are means of; GEARS has 1.")
+    ] = 64,
     context_cells: Annotated[
         int, typer.Option(min=1, help="Control cells that gene embeddings are means over.")
     ] = 300,
@@ -91,6 +94,7 @@ def perturbation(
         "validate_every": validate_every,
         "patience": patience,
         "batch_size": batch_size,
+        "cells_per_profile": cells_per_profile,
         "accelerator": "cpu" if loaded.device.type == "cpu" else "gpu",
     }
     evaluation = finetune_perturbation(

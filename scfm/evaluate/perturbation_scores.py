@@ -143,9 +143,7 @@ def verdict_on(
     by = f"difference {apart.value:+.4f}, 95 % {apart.low:+.4f} to {apart.high:+.4f}"
     name = f"{best.name[0].lower()}{best.name[1:]}"
     if apart.high < 0:
-        return (
-            f"The head wins over the best baseline, {name}: {what} {numbers} ({by})."
-        )
+        return f"The head wins over the best baseline, {name}: {what} {numbers} ({by})."
     if apart.low > 0:
         return f"A baseline wins, {name}: {what}, the head's {numbers} ({by})."
     return (

@@ -3,8 +3,8 @@
 in   an opened input, the obs columns of perturbation and batch, the control's name
 out  PerturbedCells, PerturbationSplit, pseudo-pairs (control cell, perturbed cell)
 
-No cell is measured before and after. So each perturbed cell is paired with a control cell drawn
-from its own batch, anew every time it is seen.
+No cell is measured before and after. So perturbed cells are paired with control cells drawn from
+their own batches, anew every time they are seen.
 """
 
 import warnings
@@ -74,6 +74,19 @@ class PerturbedCells:
 
     def dense(self, cells: Int[np.ndarray, " cell"]) -> Float[np.ndarray, "cell gene"]:
         return self.expression[cells].toarray()
+
+    def group_means(
+        self, groups: Int[np.ndarray, "group member"]
+    ) -> Float[np.ndarray, "group gene"]:
+        """Mean expression of groups of equally many cells, float32."""
+        n_groups, n_members = groups.shape
+        rows = self.expression[groups.ravel()]
+        bounds = np.arange(0, groups.size + 1, n_members)
+        sums = sp.csr_matrix(
+            (np.full(groups.size, 1 / n_members, np.float32), np.arange(groups.size), bounds),
+            shape=(n_groups, groups.size),
+        )
+        return (sums @ rows).toarray()
 
     def mean(
         self,
@@ -186,7 +199,7 @@ def split_perturbations(
     cells: PerturbedCells,
     held_out: Sequence[str],
     *,
-    validation_share: float = 0.15,
+    validation_share: float = 0.25,
     seed: int = 0,
 ) -> PerturbationSplit:
     """Hold some perturbations out; of the others a share, at least one, says when to stop.
@@ -237,20 +250,31 @@ def folds(names: Sequence[str], n_folds: int, seed: int) -> list[tuple[str, ...]
 
 
 def pseudo_pairs(
-    cells: PerturbedCells, split: PerturbationSplit, *, n_pairs: int, steps: int, seed: int
-) -> Iterator[tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]]:
+    cells: PerturbedCells,
+    split: PerturbationSplit,
+    *,
+    n_pairs: int,
+    n_cells: int,
+    steps: int,
+    seed: int,
+) -> Iterator[tuple[Int[np.ndarray, "pair cell"], Int[np.ndarray, "pair cell"]]]:
     """Control and perturbed cells, a batch a step; a batch depends on (seed, step) alone.
 
-    Every training perturbation is drawn equally often, as each counts once when it is judged.
+    A pair is ``n_cells`` cells of one perturbation and as many control cells of the same batches,
+    drawn with replacement. Every training perturbation is drawn equally often, as each counts once
+    when it is judged.
     """
     of = [cells.cells_of(name) for name in split.training]
     partners = _partners(cells, split.training_controls)
     for step in range(steps):
         rng = np.random.default_rng([seed, PAIRS, step])
         chosen = rng.integers(len(of), size=n_pairs)
-        perturbed = np.array([of[k][rng.integers(len(of[k]))] for k in chosen])
-        pools = [partners[b] for b in cells.batch[perturbed]]
-        yield np.array([pool[rng.integers(len(pool))] for pool in pools]), perturbed
+        perturbed = np.stack([rng.choice(of[k], n_cells) for k in chosen])
+        control = np.empty_like(perturbed)
+        for batch in np.unique(cells.batch[perturbed]):
+            is_here = cells.batch[perturbed] == batch
+            control[is_here] = rng.choice(partners[batch], int(is_here.sum()))
+        yield control, perturbed
 
 
 def _partners(

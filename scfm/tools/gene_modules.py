@@ -7,7 +7,6 @@ scFoundation's use (Hao et al. 2024, doi:10.1038/s41592-024-02305-7): context em
 genes, averaged over 300 cells, a neighbour graph, Leiden.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal

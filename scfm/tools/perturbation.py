@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from scfm.data.fingerprint import sha256
 from scfm.errors import ConfigError, LabelError
@@ -279,9 +279,9 @@ def perturb(
     """
     head = as_head(head)
     combinations = _combinations(head, perturbations)
-    control, measured = _control_cells(adata, head, layer, species, minimum_coverage)
-    change = predicted_change(head, control, combinations).mean(1)
-    return _as_adata(head, list(perturbations), control.mean(0), change, measured)
+    control, measured = _mean_control(adata, head, layer, species, minimum_coverage)
+    change = predicted_change(head, control, combinations)
+    return _as_adata(head, list(perturbations), control, change, measured)
 
 
 def _combinations(head: PerturbationHead, perturbations: Sequence[str]) -> list[tuple[int, ...]]:
@@ -298,14 +298,14 @@ def _combinations(head: PerturbationHead, perturbations: Sequence[str]) -> list[
     return [tuple(sorted(known[gene] for gene in genes)) for genes in parts]
 
 
-def _control_cells(
+def _mean_control(
     adata: "AnnData",
     head: PerturbationHead,
     layer: str | None,
     species: str,
     minimum_coverage: float,
-) -> tuple[Float[np.ndarray, "cell gene"], np.ndarray]:
-    """log1p(cp10k) of the head's genes, and which of them are measured."""
+) -> tuple[Float[np.ndarray, " gene"], Bool[np.ndarray, " gene"]]:
+    """Mean log1p(cp10k) of the head's genes, and which of them are measured."""
     from scfm.tokens.masking import MaskConfig
 
     config = InputConfig(
@@ -316,9 +316,8 @@ def _control_cells(
     member, _ = open_input(adata, head.vocab, config, MaskConfig())
     genes = head.genes.cpu().numpy()
     is_measured = np.isin(genes, measured_genes(member))
-    control = log_expression(member)[:, genes].toarray()
-    control[:, ~is_measured] = head.control_mean.cpu().numpy()[~is_measured]
-    return control, is_measured
+    found = np.asarray(log_expression(member)[:, genes].mean(0)).ravel()
+    return np.where(is_measured, found, head.control_mean.cpu().numpy()), is_measured
 
 
 def _as_adata(
@@ -326,7 +325,7 @@ def _as_adata(
     names: list[str],
     control: Float[np.ndarray, " gene"],
     change: Float[np.ndarray, "perturbation gene"],
-    measured: np.ndarray,
+    measured: Bool[np.ndarray, " gene"],
 ) -> "AnnData":
     from anndata import AnnData
 

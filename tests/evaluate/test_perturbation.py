@@ -84,9 +84,7 @@ def test_a_linear_truth_is_found_from_the_embeddings(screen, split):
     known = [*split.training, *split.validation]
     found = baseline_changes(screen.cells, split, known, screen.embeddings)
     errors = dict.fromkeys(found, 0.0)
-    for name, targets in zip(
-        split.held_out, screen.cells.targets_of(split.held_out), strict=True
-    ):
+    for name, targets in zip(split.held_out, screen.cells.targets_of(split.held_out), strict=True):
         truth = screen.effects[list(targets)].sum(0)
         for key, of in found.items():
             errors[key] += np.mean((of[name] - truth) ** 2)
@@ -178,7 +176,7 @@ def rows_with(head: list[float], mean: list[float], none: list[float]) -> list[d
     methods = {"head": head, "mean_change": mean, "no_change": none}
     return [
         {"perturbation": f"g{i}", "method": key, "repeat": 0, "n_cells": 9}
-        | {score: value for score in SCORES}
+        | dict.fromkeys(SCORES, value)
         for key, values in methods.items()
         for i, value in enumerate(values)
     ]

@@ -32,6 +32,7 @@ CONFIG = PerturbationConfig(
     head=PerturbationSizes(n_similar=0),
     objective=PerturbationObjective(loss="mse"),
     optim=OptimConfig(lr=3e-3, warmup_steps=20),
+    cells_per_profile=8,
     steps=300,
     validate_every=30,
     accelerator="cpu",
@@ -79,20 +80,27 @@ def test_folds_hold_everything_out_once():
 def test_pairs_touch_no_held_out_cell_and_stay_within_a_batch(screen, split):
     cells = screen.cells
     held_out = {cells.names.index(name) for name in (*split.held_out, *split.validation)}
-    for control, perturbed in pseudo_pairs(cells, split, n_pairs=64, steps=20, seed=0):
+    for control, perturbed in pseudo_pairs(cells, split, n_pairs=16, n_cells=5, steps=20, seed=0):
         assert np.isin(control, split.training_controls).all()
         assert (cells.perturbation[control] == CONTROL).all()
-        assert not set(cells.perturbation[perturbed]) & held_out
+        assert not set(cells.perturbation[perturbed].ravel()) & held_out
+        assert (cells.perturbation[perturbed] == cells.perturbation[perturbed][:, :1]).all()
         assert (cells.batch[control] == cells.batch[perturbed]).all()
 
 
 def test_pairs_hang_on_seed_and_step_alone(screen, split):
     def drawn(seed, steps):
-        pairs = pseudo_pairs(screen.cells, split, n_pairs=8, steps=steps, seed=seed)
+        pairs = pseudo_pairs(screen.cells, split, n_pairs=8, n_cells=3, steps=steps, seed=seed)
         return [np.concatenate(pair).tolist() for pair in pairs]
 
     assert drawn(0, 3) == drawn(0, 5)[:3]
     assert drawn(0, 3) != drawn(1, 3)
+
+
+def test_group_means_are_numpys(screen, rng):
+    groups = rng.integers(len(screen.cells.perturbation), size=(4, 6))
+    expected = screen.cells.dense(groups.ravel()).reshape(4, 6, -1).mean(1)
+    np.testing.assert_allclose(screen.cells.group_means(groups), expected, rtol=1e-5)
 
 
 def test_control_weights_have_the_perturbations_batches(screen, split):
@@ -131,11 +139,9 @@ def test_a_linear_truth_is_learned(rng, loss):
         **{**vars(CONFIG), "steps": 600, "objective": PerturbationObjective(loss=loss)}
     )
     fitted = fit_head(cells, split, screen.embeddings, VOCAB, config)
-    truth = np.stack(
-        [screen.effects[list(t)].sum(0) for t in cells.targets_of(split.held_out)]
-    )
-    control = cells.dense(split.training_controls)
-    found = predicted_change(fitted.head, control, cells.targets_of(split.held_out)).mean(1)
+    truth = np.stack([screen.effects[list(t)].sum(0) for t in cells.targets_of(split.held_out)])
+    control = cells.mean(split.training_controls)
+    found = predicted_change(fitted.head, control, cells.targets_of(split.held_out))
     mean = np.mean(
         [screen.effects[list(t)].sum(0) for t in cells.targets_of(split.training)], axis=0
     )
