@@ -37,6 +37,13 @@ def shared_data() -> Path | None:
 
 
 @pytest.fixture(scope="session")
+def shared_oracles() -> Path | None:
+    """Outputs of the originals' released code, beside a development checkout; None elsewhere."""
+    folder = ROOT.parent / "shared" / "oracles"
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
 def demo_cells() -> Path:
     """The folder of real cells that travels with the package."""
     return ROOT / "scfm" / "demo" / "cells"

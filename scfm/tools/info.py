@@ -54,6 +54,7 @@ def describe_model(path: Path) -> dict[str, Any]:
     shapes = _shapes(folder / WEIGHTS)
     return {
         "kind": "model",
+        "family": config["model_type"],
         "path": str(folder),
         "architecture": config["architecture"],
         "n_parameters": sum(math.prod(shape) for shape in shapes.values()),
@@ -85,11 +86,13 @@ def _cells_in_words(found: dict[str, Any]) -> str:
 def _model_in_words(found: dict[str, Any]) -> str:
     made, sizes = found["provenance"], found["architecture"]
     lines = [
-        f"{found['path']}: scfm model, {found['n_parameters']:,} parameters",
+        f"{found['path']}: {found['family']} model, {found['n_parameters']:,} parameters",
         f"width {sizes['d_model']}, {sizes['n_layers']} layers, {sizes['n_heads']} heads",
+        *_decoder_in_words(sizes),
         f"{found['n_genes']:,} genes, vocabulary {found['vocab_hash'][:12]}",
         f"weights sha256 {made['weights_sha256'][:12]}, as saved",
-        f"made by {made.get('made_by', 'unknown')}, {made.get('steps', 0):,} steps",
+        f"made by {made.get('made_by', 'unknown')}" + _steps_in_words(made),
+        *_origin_in_words(made),
     ]
     data = made.get("data", {})
     if data:
@@ -97,6 +100,26 @@ def _model_in_words(found: dict[str, Any]) -> str:
         sources = [*data.get("files", []), *data.get("stores", [])]
         lines += [f"  {name}  sha256 {digest[:12]}" for name, digest in sources]
     return "\n".join(lines)
+
+
+def _decoder_in_words(sizes: dict[str, Any]) -> list[str]:
+    if "d_decoder" not in sizes:  # the default family's has the encoder's width
+        return []
+    heads = f"{sizes['n_decoder_heads']} heads of {sizes['d_head']}"
+    return [f"decoder width {sizes['d_decoder']}, {sizes['n_decoder_layers']} layers, {heads}"]
+
+
+def _steps_in_words(made: dict[str, Any]) -> str:
+    return "" if "converted_from" in made else f", {made.get('steps', 0):,} steps"
+
+
+def _origin_in_words(made: dict[str, Any]) -> list[str]:
+    """Of weights that others trained: the file, and on what terms they may be used."""
+    origin = made.get("converted_from")
+    if origin is None:
+        return []
+    file = f"{origin['file']}, key {origin['key']}, sha256 {origin['sha256'][:12]}"
+    return [f"from {file}", *made["sources"], made["licence"]]
 
 
 def _shapes(weights: Path) -> dict[str, list[int]]:

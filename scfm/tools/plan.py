@@ -237,7 +237,7 @@ def step_memory(run: PretrainRun, p: Parameters, n: Tokens, kind: str) -> dict[s
     """The same for these tokens, without what a process takes before it has a model."""
     train = run.train
     how = Arithmetic.of(train.precision, kind, run.model.attention)
-    parts = segments(run.model, how, n, train.recompute)
+    parts = _segments(run, how, n)
     stay = states(p, train, _processes(train), kind, bucket=_bucket(run))
     copies = 2.0 * p.cast if how.is_mixed else 0.0
     kept = sum(part.kept for part in parts) + copies
@@ -260,6 +260,15 @@ def step_memory(run: PretrainRun, p: Parameters, n: Tokens, kind: str) -> dict[s
         "workspace": workspace + stay.gathered,
         "batches": batch_bytes(n, waiting),
     }
+
+
+def _segments(run: PretrainRun, how: Arithmetic, n: Tokens) -> list[Segment]:
+    if isinstance(run, ScfoundationRun):
+        n_positions = run.vocab().n_genes + run.tokens.n_specials
+        return plan_memory_scfoundation.segments(
+            run.model, how, n, run.train.recompute, n_positions
+        )
+    return segments(run.model, how, n, run.train.recompute)
 
 
 def _bucket(run: PretrainRun) -> int | None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.toys import toy_cells, toy_model
 
@@ -35,6 +36,20 @@ def test_equal_gradients_from_fewer_bytes(how):
     for name, gradient in wanted.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
     assert fewer_bytes < 0.8 * all_bytes
+
+
+def operations(how: str) -> int:
+    """Of the matrix products of a step, those made again included."""
+    model, cells = toy_model(), toy_cells(np.random.default_rng(0), [40, 25, 48])
+    model.recompute(how)  # pyright: ignore
+    with FlopCounterMode(display=False) as counter:
+        by_query, by_cell = model.predict_targets(cells, model(cells)).values()
+        (by_query.sum() + by_cell.sum()).backward()
+    return counter.get_total_flops()
+
+
+def test_selective_makes_no_matrix_product_again():
+    assert operations("none") == operations("selective") < operations("full")
 
 
 def test_nothing_is_recomputed_without_gradients():

@@ -6,6 +6,7 @@ from scfm.tools.info import in_words
 def model_of(data):
     return {
         "kind": "model",
+        "family": "scfm",
         "path": "RUN",
         "architecture": {"d_model": 8, "n_layers": 1, "n_heads": 2},
         "n_parameters": 10,

@@ -1,5 +1,6 @@
 """Stopping on request: which signals, how often, and how processes agree."""
 
+import multiprocessing
 import os
 import signal
 
@@ -86,3 +87,27 @@ def test_vote_is_on_the_cpu(group):
     with torch.device("meta"):
         vote = Vote()
         assert [vote(True), vote(False)] == [False, True]
+
+
+def cast(rank: int, meeting: str, results: "multiprocessing.Queue[tuple[int, list[bool]]]") -> None:
+    """One of two processes, of which the second alone says yes, once."""
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    vote = Vote()
+    results.put((rank, [vote(yes) for yes in (False, rank == 1, False, False)]))
+    dist.destroy_process_group()
+
+
+@pytest.mark.multiprocess
+def test_one_process_stops_all(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    voters = [
+        context.Process(target=cast, args=(rank, str(tmp_path / "meeting"), results))
+        for rank in range(2)
+    ]
+    for voter in voters:
+        voter.start()
+    found = dict(results.get(timeout=120) for _ in voters)
+    for voter in voters:
+        voter.join()
+    assert found == {rank: [False, False, True, False] for rank in range(2)}

@@ -5,6 +5,7 @@ out  what was pickled: dicts, lists, numbers, strings, tensors; anything else is
 """
 
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         )
     is_zip = zipfile.is_zipfile(path)  # what torch has written since 1.6, and the only mappable one
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():  # of pickles that are no checkpoints: refused below
+            warnings.simplefilter("ignore", UserWarning)
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise UnreadableFileError(
             f"{path} is no checkpoint of plain tensors: {str(error).splitlines()[0]} Nothing of it "
