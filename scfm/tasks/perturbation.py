@@ -295,9 +295,8 @@ def predicted_change(
     positions = sorted({gene for combination in combinations for gene in combination})
     perturbed = head.perturbed_genes(torch.tensor(positions, device=device))
     start = torch.from_numpy(np.asarray(control, dtype=np.float32)).to(device)
-    found = []
-    for some in marks(combinations, positions).float().to(device).split(PREDICTED_AT_ONCE):
-        found.append(head.change(start.expand(len(some), -1), some, perturbed))
+    acts_on = marks(combinations, positions).float().to(device).split(PREDICTED_AT_ONCE)
+    found = [head.change(start.expand(len(some), -1), some, perturbed) for some in acts_on]
     return torch.cat(found).cpu().numpy()
 
 
