@@ -21,6 +21,7 @@ from scfm.cli import (
     embed,
     evaluate,
     export,
+    finetune,
     info,
     plan,
     prepare,
@@ -43,6 +44,7 @@ for module in (
 ):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(finetune.app, name="finetune")
 
 
 @app.callback(invoke_without_command=True)

@@ -164,7 +164,7 @@ class GeneVocab:
         """The 19,264 genes of the published scFoundation models at ids 0 to 19,263, then [T], [S].
 
         Ids are rows of the published position table: [T] 19,264, [S] 19,265, [PAD] 19,266. Symbols
-        are spelled as released (of 2021 or so; 22 mitochondrial genes are there twice, once as
+        are spelled as released (of 2021 or so; 20 mitochondrial genes are there twice, once as
         "MT-...__chrM", which no data has). Ensembl ids are from our own tables, "" where unknown.
         Source: scfm/data/resources/SOURCES.md; doi:10.1038/s41592-024-02305-7.
         """

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from scfm.tools.drug_response import drug_features
     from scfm.tools.embedding import embed
     from scfm.tools.export_model import export_model
+    from scfm.tools.gene_clusters import gene_modules
     from scfm.tools.gene_embeddings import gene_embedding
+    from scfm.tools.perturbation import finetune_perturbation, perturb
 
 __all__ = [
     "annotate",
@@ -20,7 +22,10 @@ __all__ = [
     "drug_features",
     "embed",
     "export_model",
+    "finetune_perturbation",
     "gene_embedding",
+    "gene_modules",
+    "perturb",
 ]
 
 _LAZY = {
@@ -29,7 +34,10 @@ _LAZY = {
     "drug_features": "scfm.tools.drug_response",
     "embed": "scfm.tools.embedding",
     "export_model": "scfm.tools.export_model",
+    "finetune_perturbation": "scfm.tools.perturbation",
     "gene_embedding": "scfm.tools.gene_embeddings",
+    "gene_modules": "scfm.tools.gene_clusters",
+    "perturb": "scfm.tools.perturbation",
 }
 
 

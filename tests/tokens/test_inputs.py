@@ -23,7 +23,7 @@ def shown(adata: ad.AnnData):
 
 @pytest.fixture
 def straight(rng) -> np.ndarray:
-    """(cells x genes) in the released order, without the 22 names that no data has."""
+    """(cells x genes) in the released order, without the 20 names that no data has."""
     counts = rng.poisson(0.2, (4, 19_264))
     counts[:, ["__chrM" in symbol for symbol in GeneVocab.scfoundation().symbols]] = 0
     return counts
