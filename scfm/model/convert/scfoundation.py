@@ -105,7 +105,7 @@ def _settings(config: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
         raise ModelError(f"{source}: config 'model' is {name!r}; wanted '{MODEL}'.")
     try:
         settings = config["model_config"][MODEL]
-        settings["encoder"]["hidden_dim"], settings["decoder"]["hidden_dim"]
+        assert settings["encoder"]["hidden_dim"] and settings["decoder"]["hidden_dim"]
     except (KeyError, TypeError) as error:
         raise ModelError(
             f"{source}: its config lacks model_config.{MODEL}: {error}. Download models.ckpt again."
