@@ -13,7 +13,19 @@ from typing import Any
 
 import typer
 
-from scfm.cli import annotate, convert, demo, embed, export, info, plan, prepare, pretrain
+from scfm.cli import (
+    annotate,
+    convert,
+    demo,
+    denoise,
+    embed,
+    evaluate,
+    export,
+    info,
+    plan,
+    prepare,
+    pretrain,
+)
 from scfm.errors import Interrupted, ScfmError, ScfmWarning
 
 app = typer.Typer(
@@ -25,8 +37,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="--debug anywhere shows a traceback. Exit codes: 0 done, 2 mend the input, 1 our fault.",
 )
-for module in (demo, prepare, plan, pretrain, export, convert, embed, annotate, info):
+for module in (
+    *(demo, prepare, plan, pretrain, export, convert),
+    *(embed, annotate, denoise, info),
+):
     app.command(module.__name__.rpartition(".")[2])(module.command)
+app.add_typer(evaluate.app, name="evaluate")
 
 
 @app.callback(invoke_without_command=True)

@@ -107,29 +107,18 @@ class MaskConfig:
             raise ValueError(f"tokens.mask_expressed must be in (0, 1), got {self.mask_expressed}")
         if not 0 <= self.mask_zero < 1:
             raise ValueError(f"tokens.mask_zero must be in [0, 1), got {self.mask_zero}")
-        if not (self.replace_share >= 0 <= self.random_share):
-            shares = f"{self.replace_share} and {self.random_share}"
-            raise ValueError(f"tokens.replace_share and random_share are at least 0, got {shares}")
-        if not self.replace_share + self.random_share <= 1 + 1e-9:
-            total = self.replace_share + self.random_share
-            raise ValueError(f"tokens.replace_share + random_share must be at most 1, got {total}")
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                found = getattr(self, name)
-                raise ValueError(f"tokens.{name} must be {' or '.join(known)}, got {found!r}")
+        shares = (self.replace_share, self.random_share)
+        if not (min(shares) >= 0 and sum(shares) <= 1 + 1e-9):
+            raise ValueError(
+                "tokens.replace_share and random_share must be at least 0 and together at most 1, "
+                f"got {shares[0]} and {shares[1]}"
+            )
         if not 0 <= self.downsample_probability <= 1:
             found = self.downsample_probability
             raise ValueError(f"tokens.downsample_probability must be in [0, 1], got {found}")
         if self.downsample_min_counts < 1:
             found = self.downsample_min_counts
             raise ValueError(f"tokens.downsample_min_counts must be at least 1, got {found}")
-
-
-_CHOICES = {
-    "expressed_by": ("shown", "raw"),
-    "zeros_from": ("measured", "all"),
-    "random_value": ("cell", "uniform"),
-}
 
 
 class MaskedTokenizer(CellTokenizer):

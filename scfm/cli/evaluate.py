@@ -1,0 +1,85 @@
+"""scfm evaluate: a model beside its baselines, on real cells."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scfm.cli import options
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Judge a model beside its baselines on the same cells.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Keeps ``denoise`` a word of the command while there is no other."""
+
+
+@app.command("denoise")
+def denoise(
+    data: Annotated[
+        str, typer.Argument(help="h5ad, zarr, 10x h5, 10x mtx folder, loom, or a store.")
+    ],
+    model: options.Model,
+    out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json and denoising.png.")],
+    label: Annotated[
+        str | None,
+        typer.Option(help="obs column of cell types, for the mean profile; default: clusters."),
+    ] = None,
+    share: Annotated[
+        list[float] | None,
+        typer.Option(help="Share of the counts to keep; may be given several times."),
+    ] = None,
+    target_depth: Annotated[
+        str | None,
+        typer.Option(help="Depth asked for; default: 1 / share times the thinned cell's own."),
+    ] = None,
+    cells: Annotated[int, typer.Option(min=2, help="Cells to judge, at most.")] = 500,
+    context_cells: Annotated[
+        int, typer.Option(min=2, help="Cells the baselines may use, at most.")
+    ] = 5_000,
+    genes: Annotated[int, typer.Option(min=2, help="Genes to judge, at most.")] = 2_000,
+    seed: Annotated[int, typer.Option(help="For the cells, genes, thinning and intervals.")] = 0,
+    batch_size: options.BatchSize = 8,
+    device: options.Device = "auto",
+    layer: options.Layer = None,
+    species: options.SpeciesOption = options.Species.auto,
+    orthologs: options.Orthologs = False,
+    minimum_coverage: options.MinimumCoverage = 0.5,
+    json: options.Json = False,
+) -> None:
+    """Thin real cells to 1, 5, 10 and 20 % of their counts and judge who restores them best.
+
+    The model against the thinned profile itself, neighbour smoothing and a mean per cell type.
+    """
+    config = options.input_config(layer, species, orthologs, False, minimum_coverage)
+    from scfm.evaluate.denoising import DenoisingConfig, evaluate_denoising, write_denoising
+    from scfm.evaluate.thinned import SHARES
+    from scfm.tools.loading import load
+
+    settings = DenoisingConfig(
+        shares=tuple(share) if share else SHARES,
+        target_depth=target_depth,
+        n_cells=cells,
+        n_context_cells=context_cells,
+        n_genes=genes,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    with options.CellProgress("denoise") as progress:
+        found = evaluate_denoising(
+            *(data, load(model, device=device)),
+            label_key=label,
+            config=settings,
+            input_config=config,
+            on_progress=progress,
+        )
+    write_denoising(found, out)
+    print(found.table(), flush=True)
+    options.say(f"Wrote {out}: metrics.json, denoising.png.")
+    if json:
+        options.print_json({"out": str(out), "verdict": found.verdict})
