@@ -26,6 +26,7 @@ from scfm.tokens.vocab import GeneVocab
 from scfm.version import __version__
 
 MODEL = "mae_autobin"  # the one architecture that was released
+KINDS = {"encoder": "transformer", "decoder": "performer"}
 DROPOUT = 0.1  # torch's default in an encoder layer; the released code sets none
 MAX_GENES = 15_000  # mae_encoder_max_seq_len, where the file does not say
 
@@ -105,17 +106,17 @@ def _settings(config: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
         raise ModelError(f"{source}: config 'model' is {name!r}; wanted '{MODEL}'.")
     try:
         settings = config["model_config"][MODEL]
-        settings["encoder"]["hidden_dim"], settings["decoder"]["hidden_dim"]
-    except (KeyError, TypeError) as error:
+        kinds = {part: settings[part].get("module_type") for part in KINDS}
+        norms = {part: settings[part].get("norm_first", False) for part in KINDS}
+    except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{source}: its config lacks model_config.{MODEL}: {error}. Download models.ckpt again."
         ) from error
-    for part, kind in (("encoder", "transformer"), ("decoder", "performer")):
-        found = settings[part].get("module_type"), settings[part].get("norm_first", False)
-        if found != (kind, False):
+    for part, kind in KINDS.items():
+        if (kinds[part], norms[part]) != (kind, False):
             raise ModelError(
-                f"{source}: config {part}.module_type and norm_first are {found}; "
-                f"wanted ('{kind}', False)."
+                f"{source}: config {part}.module_type and norm_first are "
+                f"{(kinds[part], norms[part])}; wanted ('{kind}', False)."
             )
     return settings
 
