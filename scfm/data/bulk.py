@@ -30,7 +30,7 @@ def warn_if_bulk(totals: Num[np.ndarray, " cell"], name: str) -> None:
         warnings.warn(
             f"{name} was given as single cells, but its {len(totals):,} rows have a median of "
             f"{np.median(totals):,.0f} counts, as bulk samples have. If they are bulk samples, "
-            "give them as such (recipe 'bulk').",
+            "give them as such: scfm.tl.drug_features(..., recipe='bulk').",
             ScfmWarning,
             stacklevel=3,
         )

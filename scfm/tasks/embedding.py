@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from scfm.data.bulk import warn_if_bulk
 from scfm.data.counts import CountRows
 from scfm.errors import ConfigError, ModelError, ScfmWarning
 from scfm.model.base import CellModel
@@ -85,6 +86,8 @@ def embed_cells(
         cells = EmbeddedCells(rows.cell_index, *map(np.concatenate, zip(*found, strict=True)))
         if not np.isfinite(cells.embedding).all():
             raise ModelError("The model's embeddings are NaN or infinite. Take another model.")
+        if cells.cell_index[0] == 0:  # the first thousands say what all are
+            warn_if_bulk(10.0**cells.depth, member.source.name)
         n_beyond += int((cells.n_genes > most).sum())
         n_below += int(how.target_depth.is_below(cells.depth).sum())
         yield cells

@@ -30,7 +30,7 @@ def test_nearest_names_whatever_the_letter_case(vocab):
 
 
 def test_many_unknown_names_are_counted(vocab):
-    with pytest.raises(ConfigError, match="(?s)9 of the genes named.*and 4 more"):
+    with pytest.raises(ConfigError, match=r"(?s)9 of the genes named.*and 4 more"):
         find(vocab, *(f"qqqq{i}" for i in range(9)))
 
 
