@@ -25,6 +25,9 @@ def test_command_is_understood(line):
     _, name, *arguments = shlex.split(line)
     group = typer.main.get_command(app)
     command = group.commands[name]
+    while hasattr(command, "commands"):
+        name, *arguments = arguments
+        command = command.commands[name]
     context = command.make_context(name, list(arguments), resilient_parsing=False)
     assert context.params
 
