@@ -40,7 +40,8 @@ class CellBatch:
     is_hidden
         True where the encoder must not see the token; None: just where ``is_target`` is True. It
         differs where a target is shown all the same (its own value, or a wrong one), and where a
-        gene is left out that is no target. Read it through `hidden`.
+        gene is left out that is no target. A hidden token's value, where it is not 0, is for a
+        decoder alone. Read it through `hidden`.
     """
 
     gene_ids: Int[Any, " token"]

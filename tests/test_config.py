@@ -7,9 +7,12 @@ import yaml
 
 from scfm.config import find_config, load_config, shipped_configs, to_mapping, to_yaml
 from scfm.errors import ConfigError
-from scfm.tasks.pretrain_run import PretrainRun
+from scfm.tasks.pretrain_run import PretrainRun, load_run
 
-NAMES = ["scfm-100m", "scfm-10m", "scfm-3m", "scfm-400m", "scfm-tiny"]
+NAMES = [
+    *("scfm-100m", "scfm-10m", "scfm-3m", "scfm-400m", "scfm-tiny"),
+    *("scfoundation-100m", "scfoundation-10m", "scfoundation-3m", "scfoundation-tiny"),
+]
 
 
 def test_shipped_configs_are_there():
@@ -20,7 +23,7 @@ def test_shipped_configs_are_there():
 def test_shipped_config_spells_out_every_key(name):
     """One YAML is one whole run: no default hides in the code."""
     written = yaml.safe_load(find_config(name).read_text())
-    run = load_config(PretrainRun, name)
+    run = load_run(name)
     assert to_mapping(run) == {**written, "data": []}
 
 

@@ -55,19 +55,21 @@ def toy_scfoundation(n_genes: int = 50, seed: int = 0, **sizes: object) -> Scfou
 def masked_cells(rng: np.random.Generator, lengths: list[int], n_genes: int = 50) -> CellBatch:
     """Random packed cells for scFoundation, of all kinds of tokens, with ``lengths`` genes each.
 
-    In turn: shown, masked, random, kept, masked zero, kept zero, dropped.
+    In turn: shown, masked, random, kept, masked zero, kept zero, dropped, and one whose value is
+    for the decoder alone.
     """
     vocab = scfoundation_vocab(n_genes)
     parts: dict[str, list[np.ndarray]] = {}
     for n in lengths:
-        kind, real = np.arange(n) % 7, rng.uniform(0.5, 6, n)
-        shown = np.select([kind == 2, np.isin(kind, (0, 3))], [rng.uniform(0.5, 6, n), real], 0.0)
+        kind, real = np.arange(n) % 8, rng.uniform(0.5, 6, n)
+        wrong = rng.uniform(0.5, 6, n)
+        shown = np.select([kind == 2, np.isin(kind, (0, 3, 7))], [wrong, real], 0.0)
         cell = {
             "gene_ids": np.sort(rng.choice(n_genes, n, replace=False)),
             "values": shown,
-            "is_target": np.isin(kind, (1, 2, 3, 4, 5)),
-            "is_hidden": np.isin(kind, (1, 4, 6)),
-            "target_values": np.where(np.isin(kind, (1, 2, 3)), real, 0.0),
+            "is_target": np.isin(kind, (1, 2, 3, 4, 5, 7)),
+            "is_hidden": np.isin(kind, (1, 4, 6, 7)),
+            "target_values": np.where(np.isin(kind, (1, 2, 3, 7)), real, 0.0),
         }
         depths = {"gene_ids": [vocab.target_depth_id, vocab.source_depth_id], "values": [3.5, 3.0]}
         for name, array in cell.items():
@@ -137,13 +139,3 @@ def toy_adata(rng: np.random.Generator, n_cells: int = 40, n_genes: int = 50) ->
         ),
         var=pd.DataFrame(index=symbols),
     )
-
-
-def toy_scfoundation_vocab(n_genes: int = 60) -> GeneVocab:
-    return scfoundation_vocab(n_genes)
-
-
-def toy_scfoundation_model(
-    vocab: GeneVocab | None = None, seed: int = 0, **sizes: object
-) -> ScfoundationModel:
-    return toy_scfoundation(60 if vocab is None else vocab.n_genes, seed, **sizes)

@@ -38,10 +38,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="--debug anywhere shows a traceback. Exit codes: 0 done, 2 mend the input, 1 our fault.",
 )
-for module in (demo, prepare, plan, pretrain, export, convert, embed, annotate, denoise, info):
+for module in (
+    *(demo, prepare, plan, pretrain, export, convert),
+    *(embed, annotate, denoise, info),
+):
     app.command(module.__name__.rpartition(".")[2])(module.command)
-app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(finetune.app, name="finetune")
+app.add_typer(evaluate.app, name="evaluate")
 
 
 @app.callback(invoke_without_command=True)

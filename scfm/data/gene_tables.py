@@ -134,6 +134,7 @@ def human_ensembl_ids(symbols: Sequence[str]) -> tuple[str, ...]:
     """
     names = gene_names("human")
     table = gene_table("human")
+    table = table[table["locus_group"] != ""]  # Ensembl may bear a symbol of HGNC's twice
     id_of = dict(zip(table["symbol"], table["ensembl_id"], strict=True)) | {"": ""}
     own, ids = set(symbols), []
     for symbol in symbols:
@@ -161,10 +162,14 @@ def _human_names() -> GeneNames:
     approved |= dict(zip(genes[:n_approved], genes[:n_approved], strict=True))
     approved.pop("", None)
     rows = list(zip(*_read("human_names"), strict=True))
+    other_names = {name: (kind, gene) for name, kind, gene in rows if "|" not in gene}
+    # an approved gene's new name (C19orf48P, once C19orf48) that Ensembl gives a second gene, too
+    for name in approved.keys() & other_names.keys():
+        del approved[name]
     return GeneNames(
         species="human",
         approved=approved,
-        other_names={name: (kind, gene) for name, kind, gene in rows if "|" not in gene},
+        other_names=other_names,
         ambiguous=frozenset(name for name, _, gene in rows if "|" in gene),
         by_id=by_id,
     )

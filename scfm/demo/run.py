@@ -34,9 +34,9 @@ from scfm.evaluate.celltype import (
 from scfm.evaluate.report import write_metrics, write_report
 from scfm.evaluate.results import Evaluation
 from scfm.model.base import CellModel
+from scfm.tasks.embedding import EmbeddingConfig
 from scfm.tasks.neighbours import NeighbourClassifier
 from scfm.tasks.pretrain import pretrain
-from scfm.tasks.embedding import EmbeddingConfig
 from scfm.tasks.pretrain_run import PretrainRun, load_run
 from scfm.tokens.inputs import open_input
 from scfm.tools.annotation import annotate_settings, annotate_with

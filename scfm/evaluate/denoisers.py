@@ -20,10 +20,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
+from scfm.evaluate.baselines import SCALE, log1p_cp10k
+
 N_COMPONENTS = 30
 N_NEIGHBOURS = 30  # itself included
 N_CLUSTERS = 10
-SCALE = 1e4
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,15 @@ class ThinnedCells:
     @cached_property
     def coordinates(self) -> Float[np.ndarray, "cell pc"]:
         """Principal components of the thinned log1p(cp10k), all genes, centred, not scaled."""
-        n = min(N_COMPONENTS, min(self.counts.shape) - 1)
+        n_genes = sp.csr_matrix.get_shape(self.counts)[1]
+        n = min(N_COMPONENTS, min(len(self.total), n_genes) - 1)
         pca = PCA(n, svd_solver="arpack", random_state=self.seed)
-        return pca.fit_transform(self.cp10k.log1p())
+        return pca.fit_transform(log1p_cp10k(self.counts, np.arange(n_genes)))
 
 
 def no_op(cells: ThinnedCells) -> Float[np.ndarray, "judged gene"]:
     """The thinned profile itself."""
-    return cells.cp10k[cells.judged][:, cells.genes].log1p().toarray()
+    return log1p_cp10k(cells.counts[cells.judged], cells.genes).toarray()
 
 
 def neighbour_mean(cells: ThinnedCells) -> Float[np.ndarray, "judged gene"]:
@@ -104,7 +106,8 @@ def _clusters(cells: ThinnedCells) -> Int[np.ndarray, " cell"]:
     with warnings.catch_warnings():
         # thinned cells may be equal, and then there are fewer clusters, as there should be
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return KMeans(n, n_init=5, random_state=cells.seed).fit_predict(cells.coordinates)
+        means = KMeans(n, n_init=5, random_state=cells.seed)  # pyright: ignore[reportArgumentType]
+        return means.fit_predict(cells.coordinates)
 
 
 BASELINES: dict[str, Callable[[ThinnedCells], Float[np.ndarray, "judged gene"]]] = {

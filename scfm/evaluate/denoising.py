@@ -20,7 +20,8 @@ from jaxtyping import Float, Int
 
 from scfm.data.write import atomic_path, make_folder
 from scfm.errors import ConfigError, InputError
-from scfm.evaluate.denoisers import SCALE, ThinnedCells, run_baselines
+from scfm.evaluate.baselines import log1p_cp10k
+from scfm.evaluate.denoisers import ThinnedCells, run_baselines
 from scfm.evaluate.denoising_figure import draw
 from scfm.evaluate.denoising_result import MODEL, DenoisingResult, ShareResult
 from scfm.evaluate.profile_scores import score_profiles
@@ -93,7 +94,7 @@ def evaluate_denoising(
     check_decodes(model, "expression")
     assert model.vocab is not None, "models are loaded or built with a vocabulary"
     cells = sample_cells(
-        *(data, model.vocab),
+        *(data, model.vocab, model.token_config),
         label_key=label_key,
         n_judged=config.n_cells,
         n_context=config.n_context_cells,
@@ -156,7 +157,7 @@ def _judge_share(
     restored = _by_model(model, thinned[judged], cells.genes, genes, depth, config, progress)
     predictions = {MODEL: restored, **run_baselines(given)}
     draws = score_profiles(
-        _log1p_cp10k(cells.counts[judged])[:, genes].toarray(),
+        log1p_cp10k(cells.counts[judged], genes).toarray(),
         predictions,
         n_bootstrap=config.n_bootstrap,
         seed=config.seed,
@@ -192,7 +193,7 @@ def _by_model(
     import anndata as ad
 
     assert model.vocab is not None
-    symbols = [model.vocab.symbols[position] for position in positions]
+    symbols = pd.Index([model.vocab.symbols[position] for position in positions])
     thinned = ad.AnnData(counts.astype(np.float32), var=pd.DataFrame(index=symbols))
     options = InputConfig(species="human", minimum_coverage=0)
     member, _ = open_input(thinned, model.vocab, options, model.token_config)
@@ -208,13 +209,6 @@ def _by_model(
     return restored
 
 
-def _log1p_cp10k(counts: sp.csr_matrix) -> sp.csr_matrix:
-    scaled = sp.csr_matrix(counts, dtype=np.float64, copy=True)
-    total = np.asarray(counts.sum(1), dtype=np.float64).ravel()
-    scaled.data *= np.repeat(SCALE / total, np.diff(scaled.indptr))
-    return scaled.log1p()
-
-
 def _describe(
     cells: RealCells, genes: Int[np.ndarray, " gene"], label_key: str | None
 ) -> dict[str, Any]:
@@ -223,7 +217,7 @@ def _describe(
     return {
         "name": cells.name,
         "cells": cells.n_available,
-        "context_cells": cells.counts.shape[0],
+        "context_cells": cells.n_cells,
         "judged_cells": len(cells.judged),
         "median_counts": float(np.median(total)),
         "measured_genes": len(cells.genes),

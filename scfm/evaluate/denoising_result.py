@@ -90,9 +90,23 @@ class DenoisingResult:
             f"{ours:.3f} ({found})."
         )
 
+    @property
+    def by_other_scores(self) -> str:
+        """Which method each of the other scores puts first, at the same share."""
+        first: dict[str, list[str]] = {}
+        for score, heading in zip(SCORES, _HEADINGS, strict=True):
+            if score != PRIMARY:
+                first.setdefault(NAMES[self.primary.best(score)], []).append(heading)
+        return "By " + "; by ".join(f"{', '.join(by)}: {name}" for name, by in first.items()) + "."
+
     def table(self) -> str:
         """The verdict, what was judged, and all scores; * marks the best of a share."""
-        lines = [self.verdict, self._judged(), "", _row("share", "method", *_HEADINGS)]
+        lines = [
+            f"{self.verdict} {self.by_other_scores}",
+            self._judged(),
+            "",
+            _row("share", "method", *_HEADINGS),
+        ]
         for at in self.shares:
             best = {score: at.best(score) for score in SCORES}
             for method, scores in at.scores.items():
@@ -118,6 +132,7 @@ class DenoisingResult:
         """JSON-ready."""
         return {
             "verdict": self.verdict,
+            "by_other_scores": self.by_other_scores,
             "primary": {"score": PRIMARY, "share": self.primary.share},
             "data": dict(self.data),
             "settings": dict(self.settings),
@@ -127,7 +142,7 @@ class DenoisingResult:
         }
 
 
-_HEADINGS = ("MAE", "MAE, > 0", "MRE, > 0", "r by cell", "r by gene")
+_HEADINGS = ("MAE", "MAE > 0", "MRE > 0", "r by cell", "r by gene")
 
 
 def _row(share: str, method: str, *values: str) -> str:

@@ -6,7 +6,7 @@ out  RealCells: raw counts on the vocabulary's measured genes; thin: binomially 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -52,10 +52,15 @@ class RealCells:
     report: GeneReport
     n_available: int
 
+    @property
+    def n_cells(self) -> int:
+        return len(self.counts.indptr) - 1
+
 
 def sample_cells(
     data: "str | Path | AnnData",
     vocab: GeneVocab,
+    tokens: Any,
     *,
     label_key: str | None,
     n_judged: int,
@@ -65,10 +70,12 @@ def sample_cells(
 ) -> RealCells:
     """Cells drawn without replacement: ``n_context`` (or all), ``n_judged`` of them judged.
 
+    ``tokens`` is the model's ``token_config``, by which its vocabulary is understood.
+
     Raises what opening data raises; LabelError for a column that is not there; InputError where
     fewer than ten cells have counts on the model's genes.
     """
-    member, report = open_input(data, vocab, config)
+    member, report = open_input(data, vocab, config, tokens)
     source, rng = member.source, np.random.default_rng(seed)
     drawn = rng.choice(source.n_cells, min(n_context, source.n_cells), replace=False)
     drawn = np.sort(drawn)
@@ -107,6 +114,6 @@ def on_vocabulary(rows: CountRows, tables: GeneTables, n_genes: int) -> sp.csr_m
 def thin(counts: sp.csr_matrix, share: float, rng: np.random.Generator) -> sp.csr_matrix:
     """Every molecule kept with probability ``share``: Binomial(count, share), gene by gene."""
     thinned = counts.copy()
-    thinned.data = rng.binomial(counts.data, share).astype(counts.data.dtype)
+    thinned.data = rng.binomial(np.asarray(counts.data, dtype=np.int64), share)
     thinned.eliminate_zeros()
     return thinned

@@ -27,9 +27,9 @@ from scfm.model.init import initialise
 from scfm.model.performer import Chosen, PerformerDecoder
 from scfm.model.postnorm import PostNormEncoder
 from scfm.model.recompute import Recompute
+from scfm.tokens.masking import N_SPECIALS, MaskConfig
 from scfm.tokens.vocab import GeneVocab
 
-N_DEPTHS = 2  # [T], [S] at the beginning of every cell
 MOST_AT_ONCE = 2**25  # numbers of the decoder's input, in inference: 3 cells of the 100m size
 
 
@@ -61,13 +61,17 @@ class ScfoundationModel(CellModel):
         initialise(module, self.config.sizes)
 
     @property
+    def token_config(self) -> MaskConfig:
+        return MaskConfig(max_genes=self.config.max_genes)
+
+    @property
     def n_positions(self) -> int:
         """What the decoder runs over: all genes, [T] and [S]."""
         return self.config.n_tokens - 1
 
     @property
     def n_genes(self) -> int:
-        return self.n_positions - N_DEPTHS
+        return self.n_positions - N_SPECIALS
 
     def forward(self, cells: CellBatch) -> CellStates:
         """Encode [T], [S] and the expressed genes that are shown. ``cell`` is the S state."""
@@ -144,12 +148,13 @@ class ScfoundationModel(CellModel):
         self, cells: CellBatch, states: CellStates
     ) -> Callable[[int, int], Float[Tensor, "cell position d"]]:
         """The decoder's input of any range of cells: encoded where seen, the mask where hidden,
-        else a zero.
+        else a zero. A value that is there but hidden is for the decoder alone.
 
         The layer into the decoder is linear, so positions and the zero go through it once, not
         once a cell.
         """
-        rows, hidden, is_seen = self._rows(cells), cells.hidden, seen(cells)
+        rows, is_seen, has_value = self._rows(cells), seen(cells), cells.values > 0
+        is_told, is_masked = cells.hidden & has_value, cells.hidden & ~has_value
         bounds, encoded_bounds = cells.offsets.tolist(), states.offsets.tolist()
         weight = self.decoder_in.weight
         # float32 whatever autocast says: this is where the residual stream begins
@@ -162,7 +167,12 @@ class ScfoundationModel(CellModel):
             encoded = states.tokens[encoded_bounds[first] : encoded_bounds[last]]
             genes, at = cells.gene_ids[own], rows[own] - first * self.n_positions
             x = unexpressed.repeat(last - first, 1)
-            for is_here, value in ((is_seen[own], F.linear(encoded, weight)), (hidden[own], mask)):
+            told = F.linear(self.value.of(cells.values[own][is_told[own]]), weight)
+            for is_here, value in (
+                (is_seen[own], F.linear(encoded, weight)),
+                (is_told[own], told),
+                (is_masked[own], mask),
+            ):
                 x = x.index_copy(0, at[is_here], positions[genes[is_here]] + value)
             return x.unflatten(0, (last - first, -1))
 
@@ -235,7 +245,7 @@ def check_layout(vocab: GeneVocab) -> None:
 
 
 def _pool_one(tokens: Float[Tensor, "token d"], how: str) -> Float[Tensor, " width"]:
-    t, s, genes = tokens[0], tokens[1], tokens[N_DEPTHS:]
+    t, s, genes = tokens[0], tokens[1], tokens[N_SPECIALS:]
     if how in ("S", "T"):
         return s if how == "S" else t
     if how == "max":

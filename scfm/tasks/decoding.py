@@ -97,16 +97,6 @@ def check_decodes(model: CellModel, what: What) -> None:
         )
 
 
-def shown_at(member: PoolMember, rows: CountRows, target_depth: TargetDepth) -> CellBatch:
-    """Cells as they are, with the depth asked for in [T]."""
-    cells = member.tokenizer.shown(rows)
-    wanted = np.asarray(target_depth.of(cells.source_depth), dtype=np.float32)
-    is_t = cells.gene_ids == member.tokenizer.vocab.target_depth_id
-    values = cells.values.copy()
-    values[is_t] = wanted  # one [T] a cell, in the cells' order
-    return replace(cells, values=values, target_depth=wanted)
-
-
 def _decode_rows(
     model: CellModel,
     member: PoolMember,
@@ -115,7 +105,7 @@ def _decode_rows(
     genes: Tensor | None,
     target_depth: TargetDepth,
 ) -> DecodedCells:
-    cells = shown_at(member, rows, target_depth)
+    cells = member.tokenizer.asked_for(member.tokenizer.shown(rows), target_depth)
     genes = None if genes is None else genes.to(model.device)
     with torch.inference_mode():
         batch = cells.map(lambda x: torch.from_numpy(x).to(model.device))

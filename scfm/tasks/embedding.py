@@ -17,7 +17,7 @@ from scfm.data.counts import CountRows
 from scfm.errors import ConfigError, ModelError, ScfmWarning
 from scfm.model.base import CellModel
 from scfm.tokens.pool import PoolMember
-from scfm.tokens.target_depth import TargetDepth, parse_target_depth
+from scfm.tokens.target_depth import TargetDepth, parse_target_depth, warn_if_below
 
 CHUNK_CELLS = 2048  # read at a time; more would not be faster
 # Tokens a forward pass, by whether it runs on a CPU: bounds memory where cells have many genes
@@ -56,7 +56,7 @@ class EmbeddingConfig:
         pooling: str | None = None,
         target_depth: float | str | None = None,
     ) -> "EmbeddingConfig":
-        """The model's own choices for what is None. Raises ConfigError for what it does not have."""
+        """The model's own choices for what is None. ConfigError for what it does not have."""
         if pooling is not None and pooling not in model.poolings:
             known = ", ".join(model.poolings)
             raise ConfigError(f"pooling is '{pooling}'; this model has {known}.")
@@ -69,8 +69,8 @@ def embed_cells(
 ) -> Iterator[EmbeddedCells]:
     """Embed all cells of a source in file order.
 
-    ``batch_size`` is the most cells a forward pass; fewer where they have many genes, so that memory
-    is bounded. A cell's embedding does not depend on it beyond rounding (1e-5).
+    ``batch_size`` is the most cells a forward pass; fewer where they have many genes, so that
+    memory is bounded. A cell's embedding does not depend on it beyond rounding (1e-5).
 
     Warns once, at the end, when cells had more expressed genes than the model was trained on, and
     when they were asked for at a lower depth than they have.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scfm.tools.annotation import annotate
     from scfm.tools.denoising import denoise
-    from scfm.tools.drug_features import drug_features
+    from scfm.tools.drug_response import drug_features
     from scfm.tools.embedding import embed
     from scfm.tools.export_model import export_model
-    from scfm.tools.gene_embedding import gene_embedding
+    from scfm.tools.gene_embeddings import gene_embedding
     from scfm.tools.module_activity import gene_modules
     from scfm.tools.perturbation import finetune_perturbation, perturb
 
@@ -31,11 +31,11 @@ __all__ = [
 _LAZY = {
     "annotate": "scfm.tools.annotation",
     "denoise": "scfm.tools.denoising",
-    "drug_features": "scfm.tools.drug_features",
+    "drug_features": "scfm.tools.drug_response",
     "embed": "scfm.tools.embedding",
     "export_model": "scfm.tools.export_model",
     "finetune_perturbation": "scfm.tools.perturbation",
-    "gene_embedding": "scfm.tools.gene_embedding",
+    "gene_embedding": "scfm.tools.gene_embeddings",
     "gene_modules": "scfm.tools.module_activity",
     "perturb": "scfm.tools.perturbation",
 }

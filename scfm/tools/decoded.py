@@ -47,22 +47,16 @@ def say_unmeasured(member: PoolMember, genes: Int[np.ndarray, " gene"]) -> None:
         )
 
 
-class Depths:
-    """Depths of the cells that went by: S and T of each, kept to warn once at the end."""
-
-    def __init__(self) -> None:
-        self.source: list[np.ndarray] = []
-        self.target: list[np.ndarray] = []
-
-    def watch(self, decoded: Iterator[DecodedCells]) -> Iterator[DecodedCells]:
-        for cells in decoded:
-            self.source.append(cells.source_depth)
-            self.target.append(cells.target_depth)
-            yield cells
-
-    def warn_if_below(self) -> None:
-        """Warn where the depth asked for was below what was shown."""
-        warn_if_below(np.concatenate(self.source), np.concatenate(self.target))
+def say_depths_below(
+    decoded: Iterator[DecodedCells], target_depth: TargetDepth
+) -> Iterator[DecodedCells]:
+    """The same cells; after the last, a warning where they are asked for below their own depth."""
+    n_cells = n_below = 0
+    for cells in decoded:
+        n_cells += len(cells.cell_index)
+        n_below += int(target_depth.is_below(cells.source_depth).sum())
+        yield cells
+    warn_if_below(n_below, n_cells, target_depth)
 
 
 def decoder_settings(

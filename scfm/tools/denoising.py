@@ -21,7 +21,7 @@ from scfm.tasks.decoding import check_decodes, decode_cells
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
 from scfm.tokens.target_depth import TargetDepth, parse_target_depth
-from scfm.tools.decoded import Depths, chosen_genes, decoder_settings
+from scfm.tools.decoded import chosen_genes, decoder_settings, say_depths_below
 from scfm.tools.embedding import (
     checked_batch_size,
     checked_key,
@@ -147,7 +147,8 @@ def denoise(
     check_decodes(model, "expression")
     chosen_genes(vocab_of(model), genes)  # unknown ones are refused before anything is read
     member, report = open_input(adata, vocab_of(model), input_config, model.token_config)
-    job = _Job.of(model, member, report, adata.var, config, input_config)
+    var: Any = adata.var
+    job = _Job.of(model, member, report, var, config, input_config)
     check_fits((1 + sample_counts, *adata.shape), "The layer", REMEDY)
     layers = {name: np.empty(adata.shape, dtype) for name, dtype in job.layers.items()}
     for rows, parts in job.parts():
@@ -184,7 +185,8 @@ def denoise_file(
     def write(file: SafeFile) -> None:
         from anndata.io import read_elem
 
-        var: Any = read_elem(file["var"])  # the counts may be raw's, the layer is of the file
+        stored: Any = file["var"]
+        var: Any = read_elem(stored)  # the counts may be raw's, the layer is of the file
         job = _Job.of(model, member, report, var, what, config)
         shape = (source.n_cells, len(var))
         arrays = {name: new_layer(file, name, shape, dtype) for name, dtype in job.layers.items()}
@@ -244,14 +246,14 @@ class _Job:
 
     def parts(self) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
         """Rows of the layers, a few cells at a time; warns at the end where T was below S."""
-        depths, genes = Depths(), self.columns.genes
+        genes = self.columns.genes
         decoded = decode_cells(
             *(self.model, self.member, "expression"),
             genes=genes,
             target_depth=self.depth,
             batch_size=self.config.batch_size,
         )
-        for cells in depths.watch(decoded):
+        for cells in say_depths_below(decoded, self.depth):
             predicted = np.maximum(cells.values, 0)
             parts = {self.config.layer_added: self.columns.spread(predicted, np.nan)}
             if self.config.draw_counts:
@@ -263,4 +265,3 @@ class _Job:
                 )
                 parts[self.config.counts_layer] = self.columns.spread(counts, 0)
             yield slice(int(cells.cell_index[0]), int(cells.cell_index[-1]) + 1), parts
-        depths.warn_if_below()

@@ -11,23 +11,28 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int
-
 from scfm.errors import ConfigError
-from scfm.model.flops import batch_flops
-from scfm.tasks.pretrain_run import PretrainRun
-from scfm.tokens.collate import N_SPECIALS, TokenConfig
+from scfm.model.base import CellModel
+from scfm.tasks.pretrain_run import PretrainRun, ScfoundationRun
+from scfm.tools import plan_memory_scfoundation
 from scfm.tools.devices import GIB, Device, find_device
-from scfm.tools.plan_memory import Arithmetic, Tokens, batch_bytes, most_in_pass, segments
+from scfm.tools.plan_lengths import Lengths, assumed_lengths, most_tokens, sample_lengths
+from scfm.tools.plan_memory import (
+    Arithmetic,
+    Segment,
+    Tokens,
+    batch_bytes,
+    most_in_pass,
+    segments,
+)
 from scfm.tools.plan_states import (
     Parameters,
     checkpoint_bytes,
     count_parameters,
     states,
+    weightless,
 )
 
-GENES_PER_CELL = 1500.0  # expressed, of a cell of present-day 10x data; assumed where none is said
 # In half precision a CPU's kernels are made anew for every length of a cell and kept: 2 MB each at
 # first, and no more than this (docs/planning.md).
 CPU_KERNELS_GIB = 0.7
@@ -35,7 +40,6 @@ USABLE = 0.92  # of a device's memory: the rest goes to the allocator's rounding
 RUNTIME_GIB = {"cuda": 0.7, "cpu": 0.6}  # CUDA's context and libraries; an interpreter with torch
 # Measured by benchmarks/loader.py: a store of cells with 1,805 expressed genes, obs included.
 STORE_BYTES_A_GENE = 1409 / 1805
-CELLS_SAMPLED = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,7 @@ class PlanRequest:
     gpus
         Processes in all, one a device; None: as the config says.
     memory_gib, genes_per_cell
-        None: the device's; of the data, or GENES_PER_CELL.
+        None: the device's; of the data, or plan_lengths.GENES_PER_CELL.
     mfu
         Share of the device's peak that is reached: an assumption.
     data
@@ -76,20 +80,6 @@ class PlanRequest:
             raise ConfigError(f"--memory must be above 0 (GiB), got {self.memory_gib:g}.")
         if not 0 < self.mfu <= 1:
             raise ConfigError(f"--mfu is a share of the peak in (0, 1], got {self.mfu:g}.")
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """Visible tokens and targets of some cells, and where they are from."""
-
-    visible: Int[np.ndarray, " cell"]
-    targets: Int[np.ndarray, " cell"]
-    source: str
-    genes_per_cell: float
-
-    @property
-    def mean(self) -> tuple[float, float]:
-        return float(self.visible.mean()), float(self.targets.mean())
 
 
 @dataclass(frozen=True)
@@ -121,12 +111,13 @@ class Plan:
 
 def make_plan(run: PretrainRun, ask: PlanRequest) -> Plan:
     """The plan of a run. Raises ConfigError for what cannot be, InputError for unusable data."""
-    device, parameters = find_device(ask.device), count_parameters(run)
+    device, model = find_device(ask.device), weightless(run)
+    parameters = count_parameters(model)
     run = on_devices(run, ask.gpus)
     lengths = (
         sample_lengths(replace(run, data=ask.data))
         if ask.data
-        else assumed_lengths(ask.genes_per_cell, run.tokens)
+        else assumed_lengths(ask.genes_per_cell, run)
     )
     limit = (ask.memory_gib or device.memory_gib) * GIB
     memory = memory_by_part(run, parameters, lengths, device)
@@ -138,7 +129,7 @@ def make_plan(run: PretrainRun, ask: PlanRequest) -> Plan:
         memory_limit=limit,
         fits=fits,
         try_next=() if fits else _next_to_try(run, parameters, lengths, device, USABLE * limit),
-        work=_work(run, ask, lengths, device),
+        work=_work(run, ask, lengths, device, model),
         disk={
             "store": ask.cells * lengths.genes_per_cell * STORE_BYTES_A_GENE,
             "checkpoint": checkpoint_bytes(parameters, run.train),
@@ -173,46 +164,11 @@ def _processes(train: Any) -> int:
     return train.devices * train.num_nodes
 
 
-def assumed_lengths(genes_per_cell: float | None, tokens: TokenConfig) -> Lengths:
-    """One cell of so many expressed genes, not thinned: the most that training makes of it."""
-    genes = genes_per_cell or GENES_PER_CELL
-    kept = min(round(genes), tokens.max_genes)
-    hidden = min(kept, max(1, round(tokens.target_share * kept)))
-    said = "as given" if genes_per_cell else "assumed"
-    return Lengths(
-        np.array([N_SPECIALS + kept - hidden]),
-        np.array([hidden + round(tokens.zero_ratio * hidden)]),
-        f"{genes:,.0f} expressed genes a cell, {said}; no thinning",
-        genes,
-    )
-
-
-def sample_lengths(run: PretrainRun) -> Lengths:
-    """Of cells spread over the run's data, tokenized as training does."""
-    from scfm.tasks.run_data import open_data
-    from scfm.tokens.vocab import GeneVocab
-
-    pool = open_data(
-        replace(run, loader=replace(run.loader, held_out_by=None)), GeneVocab.human()
-    ).pool
-    cells = np.unique(np.linspace(0, pool.n_cells - 1, CELLS_SAMPLED).astype(np.int64))
-    batch = pool.training(cells, np.zeros(len(cells), np.int64))
-    targets = np.add.reduceat(batch.is_target.astype(np.int64), batch.offsets[:-1])
-    visible = np.diff(batch.offsets) - targets
-    # of the kept genes target_share is hidden, with zero_ratio zeros each
-    genes = float(targets.mean()) / (1 + run.tokens.zero_ratio) / run.tokens.target_share
-    said = f"{len(cells):,} cells of {', '.join(run.data)}: about {genes:,.0f} expressed genes kept"
-    return Lengths(visible, targets, said, genes)
-
-
 def cells_per_step(run: PretrainRun, lengths: Lengths) -> float:
     """Cells of an optimiser step, over all processes and accumulation."""
     if run.loader.batch_tokens is None:
         return float(run.loader.batch_size)
-    tokens = run.tokens
-    kept = min(lengths.genes_per_cell, tokens.max_genes)
-    bound = N_SPECIALS + kept + math.ceil(tokens.zero_ratio * (tokens.target_share * kept + 1)) + 1
-    return max(1.0, run.loader.batch_tokens / bound)
+    return max(1.0, run.loader.batch_tokens / most_tokens(run, lengths.genes_per_cell))
 
 
 def micro_batch(run: PretrainRun, lengths: Lengths) -> Tokens:
@@ -264,7 +220,7 @@ def step_memory(run: PretrainRun, p: Parameters, n: Tokens, kind: str) -> dict[s
 
 def _segments(run: PretrainRun, how: Arithmetic, n: Tokens) -> list[Segment]:
     if isinstance(run, ScfoundationRun):
-        n_positions = run.vocab().n_genes + run.tokens.n_specials
+        n_positions = len(run.vocab()) - 1  # all but [PAD]
         return plan_memory_scfoundation.segments(
             run.model, how, n, run.train.recompute, n_positions
         )
@@ -310,9 +266,11 @@ def _ways(run: PretrainRun, cells: int) -> Iterator[dict[str, Any]]:
                 yield {**strategy, "recompute": recompute, "accumulate": accumulate}
 
 
-def _work(run: PretrainRun, ask: PlanRequest, lengths: Lengths, device: Device) -> dict[str, float]:
+def _work(
+    run: PretrainRun, ask: PlanRequest, lengths: Lengths, device: Device, model: CellModel
+) -> dict[str, float]:
     cells = cells_per_step(run, lengths)
-    flops = batch_flops(run.model, lengths.visible, lengths.targets) / len(lengths.visible) * cells
+    flops = model.batch_flops(lengths.visible, lengths.targets) / len(lengths.visible) * cells
     peak, tera = device.peak_flops(run.train.precision), run.logging.peak_tflops
     if tera is not None:
         peak = tera * 1e12

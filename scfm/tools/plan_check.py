@@ -24,6 +24,7 @@ import numpy as np
 from scfm.config import to_yaml
 from scfm.errors import ConfigError, ScfmError
 from scfm.tasks.pretrain_run import PretrainRun, absolute, load_run
+from scfm.tokens.vocab import GeneVocab
 from scfm.tools.plan import (
     Lengths,
     PlanRequest,
@@ -33,7 +34,7 @@ from scfm.tools.plan import (
     step_memory,
 )
 from scfm.tools.plan_memory import Tokens
-from scfm.tools.plan_states import count_parameters
+from scfm.tools.plan_states import count_parameters, weightless
 
 STEPS = 3  # optimiser steps; the first is not timed
 USABLE_CODE = 2  # exit code of the child for what the user can mend
@@ -49,14 +50,13 @@ def check_plan(run: PretrainRun, ask: PlanRequest) -> dict[str, Any]:
             f"--check tries one process, which has nothing to share by {run.train.strategy}. Leave "
             "out --check, or add --set train.strategy=ddp to check the other parts."
         )
-    run = one_process(on_devices(run, ask.gpus), assumed_lengths(ask.genes_per_cell, run.tokens))
+    run = one_process(on_devices(run, ask.gpus), assumed_lengths(ask.genes_per_cell, run))
     with tempfile.TemporaryDirectory(prefix="scfm-plan-") as folder:
         data = ask.data
         if not data:
-            genes = assumed_lengths(ask.genes_per_cell, run.tokens).genes_per_cell
-            data = (
-                str(make_cells(Path(folder) / "cells.h5ad", genes, STEPS * run.loader.batch_size)),
-            )
+            genes = assumed_lengths(ask.genes_per_cell, run).genes_per_cell
+            path, n_cells = Path(folder) / "cells.h5ad", STEPS * run.loader.batch_size
+            data = (str(make_cells(path, genes, n_cells, run.vocab())),)
         measured = _in_child(absolute(replace(run, data=data)), Path(folder))
     return _compared(run, measured)
 
@@ -83,15 +83,13 @@ def one_process(run: PretrainRun, lengths: Lengths) -> PretrainRun:
     return replace(run, loader=loader, train=train)
 
 
-def make_cells(path: Path, genes_per_cell: float, n_cells: int) -> Path:
-    """Write made-up raw counts of the human vocabulary, each cell with so many expressed genes."""
+def make_cells(path: Path, genes_per_cell: float, n_cells: int, vocab: GeneVocab) -> Path:
+    """Write made-up raw counts of a vocabulary, each cell with so many expressed genes."""
     import anndata as ad
     import pandas as pd
     import scipy.sparse as sp
 
-    from scfm.tokens.vocab import GeneVocab
-
-    rng, vocab = np.random.default_rng(0), GeneVocab.human()
+    rng = np.random.default_rng(0)
     n_genes = min(round(genes_per_cell), vocab.n_genes)
     columns = [np.sort(rng.choice(vocab.n_genes, n_genes, replace=False)) for _ in range(n_cells)]
     counts = 1 + rng.geometric(0.3, size=n_cells * n_genes)
@@ -125,7 +123,7 @@ def _in_child(run: PretrainRun, folder: Path) -> dict[str, Any]:
 def _compared(run: PretrainRun, measured: dict[str, Any]) -> dict[str, Any]:
     """Predicted for the very cells that were trained on, against measured."""
     n = Tokens(**measured.pop("largest"))
-    parts = step_memory(run, count_parameters(run), n, measured["device"])
+    parts = step_memory(run, count_parameters(weightless(run)), n, measured["device"])
     predicted = sum(parts.values())
     if measured["device"] == "cuda":
         predicted -= parts["batches"] * run.loader.prefetch / (run.loader.prefetch + 1)
@@ -179,8 +177,8 @@ def _steps(run: PretrainRun) -> dict[str, Any]:
 
     from scfm.tasks.pretrain_module import PretrainModule
     from scfm.tasks.run_data import open_data
-    from scfm.tokens.vocab import GeneVocab
     from scfm.train.datamodule import CellDataModule
+    from scfm.train.throughput import token_counts
     from scfm.train.trainer import build_trainer, quiet_lightning
 
     class Meter(L.Callback):
@@ -192,10 +190,7 @@ def _steps(run: PretrainRun) -> dict[str, Any]:
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
             cells = batch.cells.map(lambda array: array.cpu())
-            targets = np.add.reduceat(
-                cells.is_target.numpy(), cells.offsets.numpy()[:-1], dtype=int
-            )
-            self.lengths.append((np.diff(cells.offsets.numpy()) - targets, targets))
+            self.lengths.append(token_counts(cells))
             if (batch_idx + 1) % run.train.accumulate == 0:
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()

@@ -22,7 +22,7 @@ def segments(
     return [
         _embedding(sizes, how, n),
         *([_encoder_block(sizes, how, n, recompute)] * sizes.n_layers),
-        _decoder_input(sizes, how, positions, n_positions),
+        _decoder_input(sizes, positions, n_positions),
         *(
             [_decoder_block(sizes, how, positions, positions, recompute)]
             * (sizes.n_decoder_layers - 1)
@@ -39,9 +39,7 @@ def _embedding(sizes: ScfoundationSizes, how: Arithmetic, n: Tokens) -> Segment:
     return Segment("embedding", kept, forward=n.visible * how.residual * sizes.d_model)
 
 
-def _encoder_block(
-    sizes: ScfoundationSizes, how: Arithmetic, n: Tokens, recompute: str
-) -> Segment:
+def _encoder_block(sizes: ScfoundationSizes, how: Arithmetic, n: Tokens, recompute: str) -> Segment:
     d, c, r = sizes.d_model, how.products, how.residual
     copies = 2 * c * d if how.is_mixed else 0  # autocast's, for the products in and after attention
     noise = 6 * d * (1 if how.fused_norm else c) + 4 * c * d if sizes.dropout else 0.0
@@ -62,10 +60,8 @@ def _encoder_block(
     )
 
 
-def _decoder_input(
-    sizes: ScfoundationSizes, how: Arithmetic, positions: float, n_positions: int
-) -> Segment:
-    """The table of positions in the decoder's width, and every cell's, once more for each write."""
+def _decoder_input(sizes: ScfoundationSizes, positions: float, n_positions: int) -> Segment:
+    """The table of positions in the decoder's width, and every cell's; once more a write."""
     row = SINGLE * sizes.d_decoder
     return Segment(
         "decoder",
@@ -81,9 +77,7 @@ def _decoder_block(
     d, c, r = sizes.d_decoder, how.products, how.residual
     inner = sizes.n_decoder_heads * sizes.d_head
     copy = c * d if how.is_mixed else 0
-    everything = keys * (
-        r * d + STATISTICS + _normed(d, how) + copy + 2 * c * inner
-    ) + queries * (
+    everything = keys * (r * d + STATISTICS + _normed(d, how) + copy + 2 * c * inner) + queries * (
         2 * c * inner  # q, and what it finds
         + r * d
         + STATISTICS

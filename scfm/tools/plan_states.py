@@ -6,6 +6,7 @@ out  weights, gradients, optimiser states, and what the strategy works with
 
 from dataclasses import dataclass
 
+from scfm.model.base import CellModel
 from scfm.tasks.pretrain_run import PretrainRun
 from scfm.tools.plan_memory import SINGLE
 from scfm.train.settings import TrainConfig
@@ -59,15 +60,20 @@ class States:
     new_gradients: float
 
 
-def count_parameters(run: PretrainRun) -> Parameters:
-    """Build the run's model without memory (meta device) and count; for its family's genes."""
+def weightless(run: PretrainRun) -> CellModel:
+    """The run's model without memory (meta device), for its family's genes."""
     import torch
+
+    with torch.device("meta"):
+        return run.new_model(run.vocab())
+
+
+def count_parameters(model: CellModel) -> Parameters:
+    """How many a model has, by part."""
     from torch import nn
 
     from scfm.model.embed import ValueEmbedding
 
-    with torch.device("meta"):
-        model = run.new_model(run.vocab())
     parts = {
         name.removeprefix("cell_"): sum(p.numel() for p in part.parameters())
         for name, part in model.named_children()

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Int
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from scfm.batch import CellBatch
 from scfm.train.datamodule import MicroBatch
 from scfm.train.host_batch import HostBatches
 from scfm.train.loggers import is_logged
@@ -45,7 +46,7 @@ class Work:
         self.tokens += batch.n_tokens
         if self.of_cells is not None:
             # at once, since a sum over cells needs no list of them
-            self.flops += self.of_cells(*token_counts(batch))
+            self.flops += self.of_cells(*token_counts(batch.cells))
 
 
 class WaitClock(PassThroughProfiler):
@@ -158,11 +159,14 @@ class Throughput(L.Callback):
         return peak_flops(torch.cuda.get_device_name(device), self.precision)
 
 
-def token_counts(batch: MicroBatch) -> tuple[Lengths, Lengths]:
-    """Visible tokens and targets of each cell of a batch in host memory."""
-    starts = batch.cells.offsets.numpy()
-    targets = np.add.reduceat(batch.cells.is_target.numpy(), starts[:-1], dtype=np.int64)
-    return np.diff(starts) - targets, targets
+def token_counts(cells: CellBatch) -> tuple[Lengths, Lengths]:
+    """Tokens that the encoder sees, and targets, of each cell of a batch in host memory."""
+    starts = np.asarray(cells.offsets)[:-1]
+    hidden, is_target = np.asarray(cells.hidden), np.asarray(cells.is_target)
+    # a batch with a mask of its own has zeros that only the decoder sees
+    is_seen = ~hidden if cells.is_hidden is None else ~hidden & (np.asarray(cells.values) > 0)
+    seen, targets = (np.add.reduceat(of, starts, dtype=np.int64) for of in (is_seen, is_target))
+    return seen, targets
 
 
 def over_processes(trainer: L.Trainer, values: list[float]) -> np.ndarray:

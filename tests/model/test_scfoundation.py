@@ -151,13 +151,12 @@ def test_targets_and_chosen_genes_are_those_of_all(rng, monkeypatch):
 
 
 @torch.no_grad()
-def test_hidden_values_cannot_leak(rng):
+def test_hidden_values_and_targets_cannot_leak(rng):
+    """Nothing hidden reaches the encoder, whatever its value; no target reaches anything."""
     model, cells = toy_scfoundation(), masked_cells(rng, LENGTHS)
-    spoiled = replace(
-        cells,
-        values=torch.where(cells.hidden, 99.0, cells.values),
-        target_values=cells.target_values + 1,
-    )
+    spoiled = replace(cells, values=torch.where(cells.hidden, 99.0, cells.values))
+    assert torch.equal(model(cells).tokens, model(spoiled).tokens)
+    spoiled = replace(cells, target_values=cells.target_values + 1)
     one, other = (model.predict(c, model(c)) for c in (cells, spoiled))
     assert torch.equal(one, other)
 
@@ -286,8 +285,12 @@ def test_half_precision_is_near_full(rng):
 
 
 def test_cost_is_what_torch_counts(rng):
-    """Backward too, less the features that are made again there."""
+    """Backward too, less the features that are made again there.
+
+    Values for the decoder alone, which no default has, are not counted.
+    """
     model, cells = toy_scfoundation(attention="documents").train(), masked_cells(rng, LENGTHS)
+    cells = replace(cells, is_hidden=cells.hidden & (cells.values == 0))
     visible = [int(seen(own).sum()) for own in cells_of(cells)]
     targets = [int(own.is_target.sum()) for own in cells_of(cells)]
     parts = flops_by_part(model.config.sizes, model.n_positions, visible, targets)

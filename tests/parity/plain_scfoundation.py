@@ -170,8 +170,8 @@ class Plain:
         return self.norm("norm", self.norm("decoder.norm", x))
 
     def decoder_input(self, values: Tensor, hidden: Tensor) -> Tensor:
-        x = self.value(torch.where(hidden, 0.0, values))
-        x[hidden] = self.w["token_emb.emb_mask.weight"][0]
+        x = self.value(values)
+        x[hidden & (values == 0)] = self.w["token_emb.emb_mask.weight"][0]
         at, states = self.encode(values, hidden)
         x[at] = states
         return self.linear("decoder_embed", x + self.w["pos_emb.weight"][: len(values)])

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from scfm.errors import ModelError
-from scfm.tasks.decoding import check_decodes, decode_cells, queries, shown_at
+from scfm.tasks.decoding import check_decodes, decode_cells, queries
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.target_depth import parse_target_depth
-from tests.toys import toy_adata, toy_model, toy_scfoundation_model
+from tests.toys import toy_adata, toy_model, toy_scfoundation
 
 DEPTH = parse_target_depth("f5")
 
@@ -24,7 +24,7 @@ def adata(rng):
 
 @pytest.fixture(params=["scfoundation", "scfm"])
 def model(request):
-    return toy_scfoundation_model() if request.param == "scfoundation" else toy_model()
+    return toy_scfoundation(60) if request.param == "scfoundation" else toy_model()
 
 
 def decoded(model, member, what="expression", **options):
@@ -34,13 +34,19 @@ def decoded(model, member, what="expression", **options):
     return np.concatenate([part.values for part in parts])
 
 
+def shown(member, cells):
+    rows = member.source.rows(cells)
+    plain = member.tokenizer.shown(rows)
+    deeper = member.tokenizer.shown(rows, target_depth=plain.source_depth + np.log10(5))
+    return deeper.map(torch.from_numpy)
+
+
 def one_cell(model, member, i):
-    cells = shown_at(member, member.source.rows(np.array([i])), DEPTH)
-    return cells.map(torch.from_numpy)
+    return shown(member, np.array([i]))
 
 
 def test_scfoundation_equals_the_model_cell_by_cell(adata):
-    model = toy_scfoundation_model()
+    model = toy_scfoundation(60)
     member = opened(adata, model)
     with torch.inference_mode():
         cells = [one_cell(model, member, i) for i in range(adata.n_obs)]
@@ -68,25 +74,14 @@ def test_scfm_equals_one_question_at_a_time(adata):
 def test_queries_stand_behind_what_is_shown(adata):
     model = toy_model()
     member = opened(adata, model)
-    shown = shown_at(member, member.source.rows(np.arange(3)), DEPTH).map(torch.from_numpy)
-    asked = queries(shown, torch.tensor([9, 5]))
+    cells = shown(member, np.arange(3))
+    asked = queries(cells, torch.tensor([9, 5]))
     for i in range(3):
         own = slice(int(asked.offsets[i]), int(asked.offsets[i + 1]))
-        was = slice(int(shown.offsets[i]), int(shown.offsets[i + 1]))
-        assert asked.gene_ids[own].tolist() == [*shown.gene_ids[was].tolist(), 9, 5]
+        was = slice(int(cells.offsets[i]), int(cells.offsets[i + 1]))
+        assert asked.gene_ids[own].tolist() == [*cells.gene_ids[was].tolist(), 9, 5]
         assert asked.is_target[own].tolist() == [False] * (was.stop - was.start) + [True, True]
-        assert asked.values[own].tolist() == [*shown.values[was].tolist(), 0, 0]
-
-
-def test_depth_asked_for_is_shown_in_t(adata, model):
-    member = opened(adata, model)
-    rows = member.source.rows(np.arange(adata.n_obs))
-    plain, deeper = member.tokenizer.shown(rows), shown_at(member, rows, DEPTH)
-    is_t = plain.gene_ids == model.vocab.target_depth_id
-    assert is_t.sum() == adata.n_obs
-    np.testing.assert_allclose(deeper.values[is_t], plain.source_depth + np.log10(5), rtol=1e-6)
-    np.testing.assert_array_equal(deeper.target_depth, deeper.values[is_t])
-    np.testing.assert_array_equal(deeper.values[~is_t], plain.values[~is_t])
+        assert asked.values[own].tolist() == [*cells.values[was].tolist(), 0, 0]
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
@@ -114,7 +109,7 @@ def test_chosen_genes_are_columns_of_all(adata, model):
 
 
 def test_the_global_stabiliser_cannot_bind_batch_mates(adata):
-    model = toy_scfoundation_model(stabiliser="global", initializer_range=1.0)
+    model = toy_scfoundation(60, stabiliser="global", initializer_range=1.0)
     member = opened(adata, model)
     alone = decoded(model, member, batch_size=1)
     np.testing.assert_array_equal(decoded(model, member, batch_size=9), alone)

@@ -11,6 +11,7 @@ import torch
 import scfm
 from scfm.config import to_yaml
 from scfm.errors import Interrupted
+from scfm.model.families import load_model
 from scfm.model.scfoundation import ScfoundationModel
 from scfm.objectives.regression import mean_squared_error
 from scfm.tasks.pretrain import pretrain, resume
@@ -22,6 +23,7 @@ from scfm.train.datamodule import HeldOutLoader
 from scfm.train.loggers import read_metrics
 from tests.toys import toy_counts
 from tests.train.toy_runs import assert_same_end, changed, stop_at
+from tests.train.warm_processes import run_processes
 
 SETTINGS = [
     *("train.accelerator=cpu", "logging.every_n_steps=1", "model.redraw_every=3"),
@@ -90,6 +92,54 @@ def test_zeros_may_weigh_less():
     )
     assert found.item() == pytest.approx((4 + 0.25) / 1.25)
     assert MaskedObjectiveConfig(zero_weight=0.25).weights == {"decoder": 1.0}
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "deepspeed_2"])
+def test_processes_make_the_same_steps(alone, demo_sample, tmp_path, strategy):
+    """Over all genes, with random features drawn anew on the way; and the export is the model."""
+    out = tmp_path / "run"
+    settings = [f"train.strategy={strategy}", "train.accumulate=2"]
+    found = numbers_of(train(demo_sample, out, 2, settings))
+    for name, wanted in numbers_of(alone).items():
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-5, err_msg=name)
+    ours, theirs = (load_model(run).state_dict() for run in (out, alone))
+    for name, weight in theirs.items():
+        torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-4, msg=name)
+        if "directions" in name:
+            assert torch.equal(ours[name], weight), name
+
+
+@pytest.fixture(scope="module")
+def demo_sample(demo_cells, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("cells") / "cells.h5ad"
+    ad.read_h5ad(demo_cells / "pbmc3k.h5ad")[::50].copy().write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(demo_sample, tmp_path_factory) -> Path:
+    """The oracle: one process, the whole batch at once."""
+    return train(demo_sample, tmp_path_factory.mktemp("alone") / "run", 1, [])
+
+
+def train(cells: Path, out: Path, n_processes: int, more: list[str]) -> Path:
+    settings = [*SETTINGS, "train.steps=4", "train.validate_every=2", *more]
+    done = run_processes(
+        n_processes,
+        [
+            *("pretrain", "--config", "scfoundation-tiny", "--data", str(cells), "--out", str(out)),
+            *(word for setting in settings for word in ("--set", setting)),
+        ],
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def numbers_of(run: Path) -> dict[str, np.ndarray]:
+    rows = read_metrics(run / "metrics.csv")
+    names = ("loss", "gradient_norm", "val_loss")
+    return {name: np.array([float(row[name]) for row in rows if row[name]]) for name in names}
 
 
 @pytest.mark.slow

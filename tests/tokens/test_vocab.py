@@ -2,9 +2,13 @@
 
 import hashlib
 
+import anndata as ad
+import numpy as np
+import pandas as pd
 import pytest
 
-from scfm.data.genes import gene_table
+from scfm.data.gene_tables import gene_names
+from scfm.data.genes import GeneAlignment, align, gene_table
 from scfm.errors import MissingFileError, ModelError
 from scfm.tokens.vocab import GeneVocab
 
@@ -139,3 +143,68 @@ def test_human_vocabulary_is_coding_and_mitochondrial_genes_in_order():
     # published models hang on this order: a change must be meant, and told in CHANGELOG.md
     assert vocab.n_genes == 19_197
     assert vocab.hash == "2b3bee5f184ebd478aa74a1cbec3d0ee443fdf3305c2fd707c86e721ce1a384f"
+
+
+def test_scfoundations_genes_are_the_released_list():
+    vocab = GeneVocab.scfoundation()
+    assert vocab is GeneVocab.scfoundation()
+    # ends and a few places of the published file (item 1.1 of the specification)
+    assert (vocab.n_genes, len(vocab)) == (19_264, 19_267)
+    assert [vocab.id_of(symbol) for symbol in ("A1BG", "A1CF", "A2M", "ZZEF1", "ZZZ3")] == [
+        *(0, 1, 2),
+        *(19_262, 19_263),
+    ]
+    assert vocab.gene_start == 0
+    assert (vocab.target_depth_id, vocab.source_depth_id, vocab.pad_id) == (19_264, 19_265, 19_266)
+    known = [gene_id for gene_id in vocab.ensembl_ids if gene_id]
+    assert len(known) == len(set(known)) == 19_207
+    for symbol, gene_id in [
+        ("CD3E", "ENSG00000198851"),
+        ("MT-CO1", "ENSG00000198804"),
+        ("MT-CO1__chrM", ""),  # no data names a gene so, and two cannot be one
+        ("ATP5MJ", "ENSG00000156411"),  # ATP5MPL in the older of our tables
+    ]:
+        assert vocab.ensembl_ids[vocab.id_of(symbol)] == gene_id
+    # published models are saved with this hash
+    assert vocab.hash == "cd3369540f94285bf87546e3ad3f5fa7890bb1ee74db6753e99934be66b1faf2"
+
+
+def test_scfoundations_genes_are_found_by_old_and_new_symbols_and_by_id():
+    vocab = GeneVocab.scfoundation()
+    names = gene_names("human")
+    place = {symbol: position for position, symbol in enumerate(vocab.symbols)}
+    # renamed since 2020: the list has the new symbol of some of them, and the old of others
+    pairs = [(new, old) for new, (kind, old) in names.other_names.items() if kind == "current"]
+    pairs = [(new, old) for new, old in pairs if (new in place) != (old in place)]
+    assert sum(new in place for new, _ in pairs) == 117
+    wanted = np.array([place.get(new, place.get(old)) for new, old in pairs])
+    ids = np.array(vocab.ensembl_ids)[wanted]
+
+    def found(columns) -> GeneAlignment:
+        return align(pd.DataFrame(index=columns), vocab.symbols, vocab.ensembl_ids)
+
+    news, olds = (found([pair[side] for pair in pairs]) for side in (0, 1))
+    np.testing.assert_array_equal(news.column_to_gene, wanted)
+    np.testing.assert_array_equal(olds.column_to_gene, wanted)
+    assert olds.report.renamed + news.report.renamed == len(pairs)
+    assert olds.report.examples["renamed"]
+    assert "renamed" in str(olds.report)
+    has_id = ids != ""
+    assert has_id.mean() > 0.95
+    by_id = found([f"{gene_id}.2" for gene_id in ids[has_id]])
+    np.testing.assert_array_equal(by_id.column_to_gene, wanted[has_id])
+    assert (by_id.report.renamed, by_id.report.matched) == (0, has_id.sum())
+    every = np.flatnonzero(np.array(vocab.ensembl_ids) != "")
+    by_id = found([vocab.ensembl_ids[gene] for gene in every])
+    np.testing.assert_array_equal(by_id.column_to_gene, every)
+
+
+def test_scfoundations_genes_in_real_cells(shared_data, demo_cells):
+    vocab = GeneVocab.scfoundation()
+    folder = demo_cells if shared_data is None else shared_data / "rna"
+    var = ad.read_h5ad(folder / "pbmc3k.h5ad", backed="r").var
+    report = align(var, vocab.symbols, vocab.ensembl_ids).report
+    assert report.n_genes - report.missing == 18_764  # of 19,264
+    # all that matching by equal strings finds, as the original does
+    assert len(set(var.index) & set(vocab.symbols)) == 17_695
+    assert report.renamed == 1212

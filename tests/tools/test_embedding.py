@@ -96,7 +96,7 @@ def test_copy_leaves_the_original(adata, model):
 def test_target_depth_is_asked_of_the_model(adata, model):
     own, asked = embedded(adata.copy(), model), embedded(adata, model, target_depth=4.0)
     assert np.abs(own - asked).max() > 1e-3
-    assert adata.uns["scfm"]["X_scfm"]["target_depth"] == 4.0
+    assert adata.uns["scfm"]["X_scfm"]["target_depth"] == "t4"
 
 
 def test_more_genes_than_trained_on_is_said(adata):

@@ -21,7 +21,7 @@ from tests.train.toy_runs import changed, toy_run
 
 def test_tokens_are_counted_cell_by_cell(rng):
     cells = toy_cells(rng, [5, 1, 17, 30])
-    visible, targets = token_counts(MicroBatch(cells, 1.0))
+    visible, targets = token_counts(cells)
     bounds = cells.offsets.tolist()
     by_hand = [int(cells.is_target[a:b].sum()) for a, b in pairwise(bounds)]
     assert targets.tolist() == by_hand
@@ -61,7 +61,7 @@ def test_numbers_are_the_dealt_cells_over_one_time(tmp_path, rng, monkeypatch, a
         seconds = 16 / float(row["cells_per_s"])
         n_tokens = sum(batch.cells.n_tokens for batch in of_row)
         assert float(row["tokens_per_s"]) * seconds == pytest.approx(n_tokens, rel=1e-4), number
-        operations = sum(batch_flops(run.model, *token_counts(batch)) for batch in of_row)
+        operations = sum(batch_flops(run.model, *token_counts(batch.cells)) for batch in of_row)
         assert float(row["mfu"]) * seconds * 0.5e12 == pytest.approx(operations, rel=1e-4)
         assert 0 < float(row["data_wait"]) < 1
         assert 0.05 < float(row["memory_peak"]) < 100
@@ -172,6 +172,6 @@ def test_what_is_kept_does_not_grow_between_logged_steps(rng):
     work = Throughput(HostBatches(), lambda visible, targets: float(visible @ targets)).work
     for _ in range(300):
         work.add(batch)
-    visible, targets = token_counts(batch)
+    visible, targets = token_counts(batch.cells)
     assert work.flops == 300 * float(visible @ targets)
     assert not [kept for kept in vars(work).values() if isinstance(kept, list | tuple | dict)]

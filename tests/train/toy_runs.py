@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from scfm.model.pretrained import ScfmModel
+from scfm.model.families import load_model
 from scfm.tasks.pretrain_run import PretrainRun
 from scfm.train.checkpoint import CheckpointConfig
 from scfm.train.datamodule import LoaderConfig
@@ -80,7 +80,7 @@ def numbers(run: Path) -> list[dict[str, str]]:
 
 def assert_same_model(one: Path, other: Path) -> None:
     """Weights equal to the last bit."""
-    ours, theirs = (ScfmModel.from_pretrained(path).state_dict() for path in (one, other))
+    ours, theirs = (load_model(path).state_dict() for path in (one, other))
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert torch.equal(ours[name], theirs[name]), name

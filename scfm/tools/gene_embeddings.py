@@ -14,10 +14,11 @@ from jaxtyping import Float, Int
 
 from scfm.errors import ConfigError, LabelError
 from scfm.model.base import CellModel
+from scfm.model.scfoundation import ScfoundationModel
 from scfm.tasks.decoding import DecodedCells, check_decodes, decode_cells
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.target_depth import parse_target_depth
-from scfm.tools.decoded import Depths, chosen_genes, decoder_settings, say_unmeasured
+from scfm.tools.decoded import chosen_genes, decoder_settings, say_depths_below, say_unmeasured
 from scfm.tools.embedding import checked_batch_size, checked_key, scfm_uns, vocab_of
 from scfm.tools.loading import as_model
 from scfm.tools.memory import check_fits
@@ -91,6 +92,7 @@ def gene_embedding(
     if out is not None and average_by is not None:
         raise ConfigError("out= is for single cells; means (average_by=) are small. Leave out one.")
     check_decodes(model, "states")
+    assert isinstance(model, ScfoundationModel), "checked above"
     chosen = chosen_genes(vocab_of(model), genes)
     config = InputConfig(
         layer=layer,
@@ -99,21 +101,20 @@ def gene_embedding(
         minimum_coverage=minimum_coverage,
     )
     member, report = open_input(adata, vocab_of(model), config, model.token_config)
-    groups = None if average_by is None else cell_groups(adata.obs, average_by)
+    obs: Any = adata.obs
+    groups = None if average_by is None else cell_groups(obs, average_by)
     if genes is not None:
         say_unmeasured(member, chosen)
     depth = parse_target_depth(model.default_target_depth if target_depth is None else target_depth)
     symbols = [vocab_of(model).symbols[gene] for gene in chosen]
     settings = {**decoder_settings(model, member, report, depth), "gene_symbols": symbols}
-    depths = Depths()
-    decoded = depths.watch(
-        decode_cells(
-            *(model, member, "states"),
-            genes=chosen,
-            target_depth=depth,
-            batch_size=checked_batch_size(batch_size),
-        )
+    decoded = decode_cells(
+        *(model, member, "states"),
+        genes=chosen,
+        target_depth=depth,
+        batch_size=checked_batch_size(batch_size),
     )
+    decoded = say_depths_below(decoded, depth)
     shape = (member.source.n_cells, len(chosen), model.config.sizes.d_decoder)
     if groups is not None:
         adata.uns[key_added] = group_means(decoded, groups, shape[1:], symbols)
@@ -123,7 +124,6 @@ def gene_embedding(
         settings["out"] = str(out)
     else:
         adata.obsm[key_added] = all_cells(decoded, shape)
-    depths.warn_if_below()
     adata.uns["scfm"] = {**scfm_uns(adata), key_added: settings}
     return adata if copy else None
 
