@@ -139,13 +139,3 @@ def toy_adata(rng: np.random.Generator, n_cells: int = 40, n_genes: int = 50) ->
         ),
         var=pd.DataFrame(index=symbols),
     )
-
-
-def toy_scfoundation_vocab(n_genes: int = 60) -> GeneVocab:
-    return scfoundation_vocab(n_genes)
-
-
-def toy_scfoundation_model(
-    vocab: GeneVocab | None = None, seed: int = 0, **sizes: object
-) -> ScfoundationModel:
-    return toy_scfoundation(60 if vocab is None else vocab.n_genes, seed, **sizes)

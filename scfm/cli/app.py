@@ -43,8 +43,8 @@ for module in (
     *(embed, annotate, denoise, info),
 ):
     app.command(module.__name__.rpartition(".")[2])(module.command)
-app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(finetune.app, name="finetune")
+app.add_typer(evaluate.app, name="evaluate")
 
 
 @app.callback(invoke_without_command=True)

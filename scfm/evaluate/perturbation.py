@@ -121,5 +121,6 @@ def top_genes(
     )
     varies = (perturbed.var(0) + control.var(0)) > 0
     score = np.zeros(perturbed.shape[1])
-    score[varies] = ttest_ind(perturbed[:, varies], control[:, varies], equal_var=False).statistic
+    found: Any = ttest_ind(perturbed[:, varies], control[:, varies], equal_var=False)
+    score[varies] = found.statistic
     return np.argsort(-np.abs(score), kind="stable")[:n]

@@ -120,7 +120,7 @@ def evaluate_scores(
         for key in keys
         if key != "head"
     }
-    verdict = verdict_on(scores, versus, n_perturbations=table["perturbation"].nunique())
+    verdict = verdict_on(scores, versus, n_perturbations=len(set(table["perturbation"])))
     return PerturbationEvaluation(table, scores, versus, verdict, facts)
 
 
@@ -156,12 +156,12 @@ def _draws(
     table: pd.DataFrame, keys: Sequence[str], seed: int, n: int
 ) -> dict[str, dict[str, ScoreDraws]]:
     """Each score's mean over perturbations, and over the same resamples of them."""
-    n_perturbations = table["perturbation"].nunique()
+    n_perturbations = len(set(table["perturbation"]))
     rng = np.random.default_rng(seed)
     chosen = rng.integers(n_perturbations, size=(n, n_perturbations))
     found: dict[str, dict[str, ScoreDraws]] = {}
     for key in keys:
-        own = table[table["method"] == key].sort_values("perturbation")
+        own = table.loc[table["method"] == key].sort_values(by="perturbation")
         assert len(own) == n_perturbations, f"{key} lacks perturbations"
         columns = {score: own[score].to_numpy(dtype=np.float64) for score in SCORES}
         found[key] = {

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from scfm.errors import ModelError
 from scfm.model.base import CellModel
 from scfm.model.scfoundation import ScfoundationModel
-from scfm.tasks.decoding import check_decodes, shown_at
+from scfm.tasks.decoding import check_decodes
 from scfm.tokens.pool import PoolMember
 from scfm.tokens.target_depth import parse_target_depth
 
@@ -33,7 +33,7 @@ def mean_context(
     total = np.zeros((model.n_genes, model.config.sizes.d_decoder))
     for first in range(0, len(cells), BATCH_CELLS):
         rows = member.source.rows(cells[first : first + BATCH_CELLS])
-        shown = shown_at(member, rows, depth)
+        shown = member.tokenizer.asked_for(member.tokenizer.shown(rows), depth)
         batch = shown.map(lambda x: torch.from_numpy(x).to(model.device))
         with torch.inference_mode():
             total += model.decode(batch, model(batch)).double().sum(0).cpu().numpy()

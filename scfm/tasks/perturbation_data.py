@@ -324,8 +324,7 @@ def _column(obs: pd.DataFrame, key: str, name: str) -> pd.Series:
         raise LabelError(
             f"obs of {name} has no column {key!r}; there are: {', '.join(map(str, obs.columns))}."
         )
-    column = obs[key].astype(object)
-    return column.where(column.isna(), column.astype(str))
+    return pd.Series([x if pd.isna(x) else str(x) for x in obs[key]], obs.index, dtype=object)
 
 
 def _parts(name: str, control: str) -> list[str]:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from scfm.tools.drug_response import drug_features
     from scfm.tools.embedding import embed
     from scfm.tools.export_model import export_model
-    from scfm.tools.gene_clusters import gene_modules
     from scfm.tools.gene_embeddings import gene_embedding
+    from scfm.tools.module_activity import gene_modules
     from scfm.tools.perturbation import finetune_perturbation, perturb
 
 __all__ = [
@@ -36,7 +36,7 @@ _LAZY = {
     "export_model": "scfm.tools.export_model",
     "finetune_perturbation": "scfm.tools.perturbation",
     "gene_embedding": "scfm.tools.gene_embeddings",
-    "gene_modules": "scfm.tools.gene_clusters",
+    "gene_modules": "scfm.tools.module_activity",
     "perturb": "scfm.tools.perturbation",
 }
 

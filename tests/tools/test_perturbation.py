@@ -23,7 +23,8 @@ from tests.toys import scfoundation_vocab, toy_model, toy_scfoundation
 N_GENES = 50
 CONFIG = PerturbationConfig(
     head=PerturbationSizes(d_model=8, d_cross=4),
-    steps=20,
+    steps=8,
+    validate_every=4,
     cells_per_profile=4,
     batch_size=8,
     accelerator="cpu",
@@ -142,7 +143,7 @@ def test_a_run_is_complete(screen, model, tmp_path):
 
 
 def test_folds_judge_every_perturbation(screen, model, tmp_path):
-    protocol = Protocol(context_cells=4, n_folds=4, random_weights=False, repeats=2)
+    protocol = Protocol(context_cells=4, n_folds=2, random_weights=False, repeats=2)
     found = finetune_perturbation(
         screen, model, tmp_path / "run", **{**OPTIONS, "protocol": protocol}
     )

@@ -119,7 +119,7 @@ def gene_modules(
 
 def choose_genes(
     member: PoolMember, expression: sp.csr_matrix, genes: Sequence[str] | None
-) -> Int[np.ndarray, " gene"]:
+) -> Int[np.ndarray, " chosen"]:
     """Positions of the genes asked for, or of the most variable; ascending, each once.
 
     Raises ConfigError for a gene that is unknown or not measured, InputError for too few.
@@ -139,7 +139,7 @@ def choose_genes(
 
 def _named(
     vocab: GeneVocab, measured: Int[np.ndarray, " gene"], genes: Sequence[str]
-) -> Int[np.ndarray, " gene"]:
+) -> Int[np.ndarray, " chosen"]:
     known = find_targets(sorted(set(genes)), vocab)
     unknown = sorted(set(genes) - set(known))
     absent = sorted(name for name, gene in known.items() if gene not in set(measured.tolist()))
@@ -182,10 +182,9 @@ def write_modules(
         c for c in adata.obs if str(c).startswith(f"{key}_") and str(c)[len(key) + 1 :].isdigit()
     ]
     scores = activity(expression[:, chosen].toarray(), modules)
-    columns = pd.DataFrame(
-        scores, columns=[f"{key}_{name}" for name in names], index=adata.obs.index
-    )
-    adata.obs = pd.concat([adata.obs.drop(columns=earlier), columns], axis=1)
+    obs: Any = adata.obs
+    columns = {f"{key}_{name}": scores[:, at] for at, name in enumerate(names)}
+    adata.obs = obs.drop(columns=earlier).assign(**columns)
 
 
 def activity(
