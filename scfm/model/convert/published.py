@@ -32,8 +32,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         raise UnreadableFileError(
-            f"{path} is no checkpoint of plain tensors: {str(error).splitlines()[0]} Nothing of it "
-            "was run. Download the file again from where its authors publish it."
+            f"{path} is no checkpoint of plain tensors, or holds objects whose code would run. "
+            "Nothing of it was run. Download the file again from where its authors publish it."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
         raise UnreadableFileError(
