@@ -46,6 +46,9 @@ def describe(
     }
 
 
+BUFFERS = (".directions",)  # drawn, not learned: the Performer's random features
+
+
 def describe_model(path: Path) -> dict[str, Any]:
     """Sizes, parameters, vocabulary and provenance; the weights are checked against their hash."""
     folder = find_model(path)
@@ -57,7 +60,9 @@ def describe_model(path: Path) -> dict[str, Any]:
         "family": config["model_type"],
         "path": str(folder),
         "architecture": config["architecture"],
-        "n_parameters": sum(math.prod(shape) for shape in shapes.values()),
+        "n_parameters": sum(
+            math.prod(shape) for name, shape in shapes.items() if not name.endswith(BUFFERS)
+        ),
         "n_genes": vocab.n_genes,
         "vocab_hash": vocab.hash,
         "max_genes": config["max_genes"],

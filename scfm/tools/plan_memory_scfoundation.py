@@ -24,10 +24,10 @@ def segments(
         *([_encoder_block(sizes, how, n, recompute)] * sizes.n_layers),
         _decoder_input(sizes, positions, n_positions),
         *(
-            [_decoder_block(sizes, how, positions, positions, recompute)]
+            [_decoder_block(sizes, how, n.cells, n_positions, positions, recompute)]
             * (sizes.n_decoder_layers - 1)
         ),
-        _decoder_block(sizes, how, positions, n.targets, recompute),
+        _decoder_block(sizes, how, n.cells, n_positions, n.targets, recompute),
         _outputs(sizes, how, n),
     ]
 
@@ -61,20 +61,21 @@ def _encoder_block(sizes: ScfoundationSizes, how: Arithmetic, n: Tokens, recompu
 
 
 def _decoder_input(sizes: ScfoundationSizes, positions: float, n_positions: int) -> Segment:
-    """The table of positions in the decoder's width, and every cell's; once more a write."""
+    """The table of positions in the decoder's width; every cell's, once more a write, passes."""
     row = SINGLE * sizes.d_decoder
-    return Segment(
-        "decoder",
-        n_positions * row + positions * row,
-        forward=2 * positions * row,
-        backward=2 * positions * row,
-    )
+    passing = 2 * positions * row
+    return Segment("decoder", n_positions * row, forward=passing, backward=passing)
 
 
 def _decoder_block(
-    sizes: ScfoundationSizes, how: Arithmetic, keys: float, queries: float, recompute: str
+    sizes: ScfoundationSizes,
+    how: Arithmetic,
+    cells: float,
+    n_positions: int,
+    queries: float,
+    recompute: str,
 ) -> Segment:
-    d, c, r = sizes.d_decoder, how.products, how.residual
+    d, c, r, keys = sizes.d_decoder, how.products, how.residual, cells * n_positions
     inner = sizes.n_decoder_heads * sizes.d_head
     copy = c * d if how.is_mixed else 0
     everything = keys * (r * d + STATISTICS + _normed(d, how) + copy + 2 * c * inner) + queries * (
@@ -86,7 +87,9 @@ def _decoder_block(
         + 8 * c * d  # the feed-forward before and after its nonlinearity
     )
     products = keys * 2 * c * inner + queries * c * (inner + 6 * d)
-    passing = SINGLE * (3 * AT_ONCE[not how.fused_norm] + 4 * inner * queries) + r * d * queries
+    of_a_cell = n_positions * sizes.n_decoder_heads * sizes.features
+    features = 3 * min(AT_ONCE[not how.fused_norm], of_a_cell)
+    passing = SINGLE * (features + 4 * inner * queries) + r * d * queries
     inputs = keys * r * d
     return _block("decoder", inputs, products, everything, recompute, passing)
 
