@@ -17,7 +17,7 @@ def command(
         str,
         typer.Option(
             help="f5: five times the cell's own depth; a1: ten times; t4: 10,000 counts; "
-            "a number: log10 of a total count."
+            "a number: log10 of a total count; source: the cell's own depth."
         ),
     ] = "f5",
     layer_added: Annotated[str, typer.Option(help="Name of the layer.")] = "scfm_denoised",
@@ -66,6 +66,10 @@ def command(
             on_progress=progress,
         )
     options.say(report)
-    options.say(f'Wrote {out}: layers["{layer_added}"].')
+    layers = [layer_added, *([what.counts_layer] if sample_counts else [])]
+    options.say(f"Wrote {out}: " + ", ".join(f'layers["{name}"]' for name in layers) + ".")
     if json:
-        options.print_json({"out": str(out), "layer": layer_added, "genes": report.to_dict()})
+        found = {"layer": layer_added} | (
+            {"counts_layer": what.counts_layer} if sample_counts else {}
+        )
+        options.print_json({"out": str(out), **found, "genes": report.to_dict()})

@@ -28,8 +28,8 @@ Pooling = Annotated[
 TargetDepth = Annotated[
     str | None,
     typer.Option(
-        help="Total count asked for: t4 is 10^4, f2 twice the cell's own, a1 ten times it. "
-        "Default: the model's."
+        help="Total count asked for: t4 is 10^4, f2 twice the cell's own, a1 ten times it, "
+        "source the cell's own. Default: the model's."
     ),
 ]
 BatchSize = Annotated[

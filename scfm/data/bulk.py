@@ -45,7 +45,7 @@ def warn_if_cells(totals: Num[np.ndarray, " cell"], name: str) -> None:
         warnings.warn(
             f"{name} was given as bulk samples, but its {len(totals):,} rows have a median of "
             f"{np.median(totals):,.0f} counts, as single cells have. If they are single cells, "
-            "leave the recipe away.",
+            "embed them by scfm.tl.embed (recipe='scad_cell' is for cells of log1p values).",
             ScfmWarning,
             stacklevel=3,
         )

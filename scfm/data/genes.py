@@ -45,6 +45,7 @@ __all__ = [
     "covered",
     "gene_table",
     "require_coverage",
+    "require_share",
 ]
 
 
@@ -138,11 +139,17 @@ def covered(alignment: GeneAlignment, rows: CountRows) -> float:
 
 def require_coverage(alignment: GeneAlignment, rows: CountRows, minimum: float = 0.5) -> GeneReport:
     """The report with ``counts_covered`` of ``rows``; GeneCoverageError below ``minimum``."""
-    share = covered(alignment, rows)
+    return require_share(alignment, covered(alignment, rows), minimum)
+
+
+def require_share(
+    alignment: GeneAlignment, share: float, minimum: float, what: str = "counts"
+) -> GeneReport:
+    """The same where the share that falls on matched columns is known, of counts or values."""
     report = replace(alignment.report, counts_covered=share)
     if share < minimum:
         raise GeneCoverageError(
-            f"{percent(share)} of the counts of {report.name} fall on genes the model knows; "
+            f"{percent(share)} of the {what} of {report.name} fall on genes the model knows; "
             f"wanted at least {percent(minimum)}. {_cause(report)}\n{report}"
         )
     return report

@@ -18,6 +18,7 @@ import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
+from scfm.data.read import open_counts
 from scfm.data.write import atomic_path, make_folder
 from scfm.errors import ConfigError, InputError
 from scfm.evaluate.baselines import log1p_cp10k
@@ -28,7 +29,9 @@ from scfm.evaluate.profile_scores import score_profiles
 from scfm.evaluate.thinned import LEAST_CELLS, SHARES, RealCells, sample_cells, thin
 from scfm.model.base import CellModel
 from scfm.tasks.decoding import check_decodes, decode_cells
-from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tokens.inputs import InputConfig, tokenizer_for
+from scfm.tokens.pool import PoolMember
+from scfm.tokens.tables import DatasetAlignment
 from scfm.tokens.target_depth import TargetDepth, parse_target_depth
 
 if TYPE_CHECKING:
@@ -190,14 +193,8 @@ def _by_model(
     progress: Callable[[int], None],
 ) -> Float[np.ndarray, "cell gene"]:
     """The model's profiles of the judged genes, negative predictions set to 0."""
-    import anndata as ad
-
-    assert model.vocab is not None
-    symbols = pd.Index([model.vocab.symbols[position] for position in positions])
-    thinned = ad.AnnData(counts.astype(np.float32), var=pd.DataFrame(index=symbols))
-    options = InputConfig(species="human", minimum_coverage=0)
-    member, _ = open_input(thinned, model.vocab, options, model.token_config)
-    restored = np.empty((thinned.n_obs, len(genes)), dtype=np.float32)
+    member = _opened(model, counts, positions)
+    restored = np.empty((member.source.n_cells, len(genes)), dtype=np.float32)
     for some in decode_cells(
         *(model, member, "expression"),
         genes=positions[genes],
@@ -207,6 +204,21 @@ def _by_model(
         restored[some.cell_index] = np.maximum(some.values, 0)
         progress(int(some.cell_index[-1]) + 1)
     return restored
+
+
+def _opened(
+    model: CellModel, counts: sp.csr_matrix, positions: Int[np.ndarray, " measured"]
+) -> PoolMember:
+    """Thinned cells for the model. Their columns are its genes: no name is looked up again."""
+    import anndata as ad
+
+    assert model.vocab is not None
+    symbols = pd.Index([model.vocab.symbols[position] for position in positions])
+    thinned = ad.AnnData(counts.astype(np.float32), var=pd.DataFrame(index=symbols))
+    has_column = np.ones(len(positions), dtype=bool)
+    alignment = DatasetAlignment(positions.astype(np.int32), positions, has_column)
+    tokenizer = tokenizer_for(model.vocab, alignment, model.token_config)
+    return PoolMember(open_counts(thinned), tokenizer)
 
 
 def _describe(

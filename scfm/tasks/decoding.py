@@ -21,6 +21,7 @@ from scfm.model.attention import Packing
 from scfm.model.base import CellModel
 from scfm.model.pretrained import ScfmModel
 from scfm.model.scfoundation import ScfoundationModel
+from scfm.tasks.doubts import Doubts
 from scfm.tokens.pool import PoolMember
 from scfm.tokens.target_depth import TargetDepth
 
@@ -34,7 +35,7 @@ What = Literal["expression", "states"]
 
 
 class DecodedCells(NamedTuple):
-    """Some cells' decoded genes, and the log10 depths they were seen at and asked for.
+    """Some cells' decoded genes, the log10 depths they were seen at and asked for, their genes.
 
     ``values`` are log1p of counts per 10,000 (nats) at the target depth, not clipped, or decoder
     states with a third axis.
@@ -44,6 +45,7 @@ class DecodedCells(NamedTuple):
     values: Float[np.ndarray, "cell gene *d"]
     source_depth: Float[np.ndarray, " cell"]
     target_depth: Float[np.ndarray, " cell"]
+    n_genes: Int[np.ndarray, " cell"]  # expressed
 
 
 def decode_cells(
@@ -68,16 +70,22 @@ def decode_cells(
         Most cells a forward pass; fewer where ``MOST_DECODED`` would be exceeded. A cell's result
         does not depend on it beyond rounding.
 
-    Raises ModelError where the model has no such decoder, or where its output is not finite.
+    Warns once of each kind of doubtful cell (`scfm.tasks.doubts`). Raises ModelError where the
+    model has no such decoder, or where its output is not finite.
     """
     check_decodes(model, what)
+    doubts = Doubts(model, member, target_depth)
     model.eval()
     chosen = None if genes is None else torch.from_numpy(np.asarray(genes, dtype=np.int64))
     most_cells = _most_cells(model, batch_size)
     for rows in member.source.chunks(CHUNK_CELLS):
+        doubts.see_rows(rows)
         for first in range(0, rows.n_cells, most_cells):
             part = rows.part(first, min(first + most_cells, rows.n_cells))
-            yield _decode_rows(model, member, part, what, chosen, target_depth)
+            cells = _decode_rows(model, member, part, what, chosen, target_depth)
+            doubts.see(cells.cell_index, cells.source_depth, cells.n_genes)
+            yield cells
+    doubts.say()
 
 
 def check_decodes(model: CellModel, what: What) -> None:
@@ -105,14 +113,16 @@ def _decode_rows(
     genes: Tensor | None,
     target_depth: TargetDepth,
 ) -> DecodedCells:
-    cells = member.tokenizer.asked_for(member.tokenizer.shown(rows), target_depth)
+    tokenizer = member.tokenizer
+    cells = tokenizer.asked_for(tokenizer.shown(rows), target_depth)
     genes = None if genes is None else genes.to(model.device)
     with torch.inference_mode():
         batch = cells.map(lambda x: torch.from_numpy(x).to(model.device))
         found = _decoded(model, batch, what, genes).float().cpu().numpy()
     if not np.isfinite(found).all():
         raise ModelError("The model's decoder gives NaN or infinite values. Take another model.")
-    return DecodedCells(rows.cell_index, found, cells.source_depth, cells.target_depth)
+    n_genes = np.diff(cells.offsets) - tokenizer.n_specials
+    return DecodedCells(rows.cell_index, found, cells.source_depth, cells.target_depth, n_genes)
 
 
 def _decoded(model: CellModel, cells: CellBatch, what: What, genes: Tensor | None) -> Tensor:

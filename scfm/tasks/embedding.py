@@ -4,7 +4,6 @@ in   a model and an opened input
 out  EmbeddedCells, a chunk at a time; memory does not grow with the file
 """
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,12 +12,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from scfm.data.bulk import warn_if_bulk
 from scfm.data.counts import CountRows
-from scfm.errors import ConfigError, ModelError, ScfmWarning
+from scfm.errors import ConfigError, ModelError
 from scfm.model.base import CellModel
+from scfm.tasks.doubts import Doubts
 from scfm.tokens.pool import PoolMember
-from scfm.tokens.target_depth import TargetDepth, parse_target_depth, warn_if_below
+from scfm.tokens.target_depth import TargetDepth, parse_target_depth
 
 CHUNK_CELLS = 2048  # read at a time; more would not be faster
 # Tokens a forward pass, by whether it runs on a CPU: bounds memory where cells have many genes
@@ -73,12 +72,12 @@ def embed_cells(
     ``batch_size`` is the most cells a forward pass; fewer where they have many genes, so that
     memory is bounded. A cell's embedding does not depend on it beyond rounding (1e-5).
 
-    Warns once, at the end, when cells had more expressed genes than the model was trained on, and
-    when they were asked for at a lower depth than they have.
+    Warns once of each kind of doubtful cell (`scfm.tasks.doubts`).
     """
-    most, n_beyond, n_below = model.config.max_genes, 0, 0
+    doubts = Doubts(model, member, how.target_depth)
     model.eval()
     for rows in member.source.chunks(CHUNK_CELLS):
+        doubts.see_rows(rows)
         found = [
             _embed_rows(model, member, rows.part(first, last), how)
             for first, last in batches(rows, batch_size, MOST_TOKENS[model.device.type == "cpu"])
@@ -86,19 +85,9 @@ def embed_cells(
         cells = EmbeddedCells(rows.cell_index, *map(np.concatenate, zip(*found, strict=True)))
         if not np.isfinite(cells.embedding).all():
             raise ModelError("The model's embeddings are NaN or infinite. Take another model.")
-        if cells.cell_index[0] == 0:  # the first thousands say what all are
-            warn_if_bulk(10.0**cells.depth, member.source.name)
-        n_beyond += int((cells.n_genes > most).sum())
-        n_below += int(how.target_depth.is_below(cells.depth).sum())
+        doubts.see(cells.cell_index, cells.depth, cells.n_genes)
         yield cells
-    if n_beyond:
-        warnings.warn(
-            f"{n_beyond:,} of {member.source.n_cells:,} cells express more than the {most:,} "
-            "genes a cell this model was trained on; all of their genes were used.",
-            ScfmWarning,
-            stacklevel=2,
-        )
-    warn_if_below(n_below, member.source.n_cells, how.target_depth)
+    doubts.say()
 
 
 def batches(rows: CountRows, batch_size: int, most_tokens: int) -> Iterator[tuple[int, int]]:

@@ -6,12 +6,14 @@ out  CellBatch for inference: [T], [S], genes ascending, nothing hidden
 Single cells with raw counts do not come this way: `scfm.tokens.masking.MaskedTokenizer.shown`.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 
 from scfm.batch import CellBatch
+from scfm.data.matrices import RawRows
 from scfm.errors import ConfigError, CountsError, EmptyCellError
 from scfm.tokens.vocab import GeneVocab
 
@@ -157,19 +159,18 @@ def from_values(
     )
 
 
-def median_total(
-    indptr: Int[np.ndarray, " bound"],
-    indices: Int[np.ndarray, " nonzero"],
-    counts: Num[np.ndarray, " nonzero"],
-    column_to_gene: Int[np.ndarray, " column"],
-) -> float:
+def median_total(blocks: Iterable[RawRows], column_to_gene: Int[np.ndarray, " column"]) -> float:
     """Median over cells of their counts on the vocabulary's genes; cells without any left out.
 
     The target of scanpy.pp.normalize_total() by default, which the original's bulk recipe leaves
     at that.
     """
-    is_used = column_to_gene[indices] >= 0
-    totals = _row_sums(indptr, np.where(is_used, counts, 0))
+    is_used = column_to_gene >= 0
+    parts = [
+        _row_sums(block.indptr, np.where(is_used[block.indices], block.values, 0))
+        for block in blocks
+    ]
+    totals = np.concatenate(parts)
     _refuse_empty(totals[:0] if (totals > 0).any() else totals)
     return float(np.median(totals[totals > 0]))
 
@@ -185,7 +186,8 @@ def _check(values: np.ndarray, how: Recipe) -> None:
     if not how.from_counts and values.max(initial=0) > LARGEST_LOG:
         raise CountsError(
             f"The largest value is {values.max():,.6g}; this recipe wants log1p of normalised "
-            "counts. For raw counts take recipe 'bulk', or give single cells without a recipe."
+            "counts. For raw counts of bulk samples take recipe='bulk'; for those of single cells "
+            "scfm.tl.embed."
         )
 
 

@@ -7,8 +7,10 @@ Source of the letters: get_embedding.py of biomap-research/scFoundation (its ``-
 """
 
 import math
+import re
 import warnings
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -61,11 +63,9 @@ class TargetDepth:
             return np.full_like(source_depth, self.amount)
         added = math.log10(self.amount) if self.kind == "f" else self.amount
         target_depth = source_depth + np.asarray(added, dtype=source_depth.dtype)
-        n_nothing = int((target_depth < 0).sum())
-        if n_nothing:
+        if (target_depth < 0).any():  # how many is not said: these may be a few of the cells
             raise ConfigError(
-                f"target_depth '{self}' asks for less than one count in {n_nothing:,} of "
-                f"{len(source_depth):,} cells. {_WANTED}"
+                f"target_depth is '{self}', which asks cells for less than one count. {_WANTED}"
             )
         return target_depth
 
@@ -74,11 +74,14 @@ class TargetDepth:
         return self.of(source_depth) < source_depth - _SLACK
 
 
+# Stricter than float(), which takes "4_0", " 4", "nan" and other scripts' digits.
+_WRITTEN = re.compile(r"([tfa]?)([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?)")
+_KINDS: dict[str, Literal["t", "f", "a"]] = {"": "t", "t": "t", "f": "f", "a": "a"}
 _WANTED = (
     f"Wanted: 't' and log10 of a total count from 0 to {DEEPEST:g} ('t4' for 10,000 counts; a "
     "number alone means the same), 'f' and a factor above 0 on each cell's own total ('f2' for "
     "twice as many counts), 'a' and what to add to its log10 ('a1' for ten times as many), or "
-    "nothing for the cell's own depth."
+    "'source' for the cell's own depth."
 )
 
 
@@ -89,7 +92,8 @@ def parse_target_depth(text: float | str | None) -> TargetDepth:
     ----------
     text
         "t4": log10 of the total count is 4; the number 4 means the same. "f2": twice the cell's
-        own total count. "a1": 1 more than the log10 of the cell's own. None or "source": its own.
+        own total count. "a1": 1 more than the log10 of the cell's own. "source": its own; None is
+        the same here, where a model's or a tool's default has been put in its place already.
 
     Raises
     ------
@@ -98,16 +102,12 @@ def parse_target_depth(text: float | str | None) -> TargetDepth:
     """
     if text is None or text == "source":
         return TargetDepth()
-    if isinstance(text, str) and text[:1] in ("t", "f", "a"):
-        kind, written = text[0], text[1:]
-    else:
-        kind, written = "t", text
-    try:
-        amount = float(written)
-    except (TypeError, ValueError):
-        raise ConfigError(f"target_depth is {text!r}. {_WANTED}") from None
-    assert kind in ("t", "f", "a")
-    return TargetDepth(kind, amount)
+    written = _WRITTEN.fullmatch(text) if isinstance(text, str) else None
+    if written:
+        return TargetDepth(_KINDS[written[1]], float(written[2]))
+    if isinstance(text, str | bool) or not isinstance(text, Real):
+        raise ConfigError(f"target_depth is {text!r}. {_WANTED}")
+    return TargetDepth("t", float(text))
 
 
 def warn_if_below(n_below: int, n_cells: int, target_depth: TargetDepth) -> None:

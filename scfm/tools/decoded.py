@@ -1,11 +1,11 @@
-"""What scfm.tl.gene_embedding and scfm.tl.denoise share: genes chosen, depths watched, settings.
+"""What scfm.tl.gene_embedding and scfm.tl.denoise share: genes chosen, settings.
 
-in   a vocabulary and names; an opened input; a stream of DecodedCells
-out  positions of genes; warnings; what is kept in uns["scfm"]
+in   a vocabulary and names; an opened input
+out  positions of genes; a warning; what is kept in uns["scfm"]
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,8 @@ from scfm.data.gene_choice import find_genes
 from scfm.data.gene_report import GeneReport
 from scfm.errors import ScfmWarning
 from scfm.model.base import CellModel
-from scfm.tasks.decoding import DecodedCells
 from scfm.tokens.pool import PoolMember
-from scfm.tokens.target_depth import TargetDepth, warn_if_below
+from scfm.tokens.target_depth import TargetDepth
 from scfm.tokens.vocab import GeneVocab
 from scfm.tools.embedding import model_id
 from scfm.version import __version__
@@ -45,18 +44,6 @@ def say_unmeasured(member: PoolMember, genes: Int[np.ndarray, " gene"]) -> None:
             ScfmWarning,
             stacklevel=3,
         )
-
-
-def say_depths_below(
-    decoded: Iterator[DecodedCells], target_depth: TargetDepth
-) -> Iterator[DecodedCells]:
-    """The same cells; after the last, a warning where they are asked for below their own depth."""
-    n_cells = n_below = 0
-    for cells in decoded:
-        n_cells += len(cells.cell_index)
-        n_below += int(target_depth.is_below(cells.source_depth).sum())
-        yield cells
-    warn_if_below(n_below, n_cells, target_depth)
 
 
 def decoder_settings(

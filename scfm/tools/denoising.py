@@ -21,7 +21,7 @@ from scfm.tasks.decoding import check_decodes, decode_cells
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
 from scfm.tokens.target_depth import TargetDepth, parse_target_depth
-from scfm.tools.decoded import chosen_genes, decoder_settings, say_depths_below
+from scfm.tools.decoded import chosen_genes, decoder_settings
 from scfm.tools.embedding import (
     checked_batch_size,
     checked_key,
@@ -52,7 +52,7 @@ REMEDY = "Use 'scfm denoise IN --out OUT', which writes to the file as it goes."
 class DenoiseConfig:
     """What a denoised layer is made of; the same for an AnnData and a file."""
 
-    target_depth: float | str = DEFAULT_DEPTH
+    target_depth: float | str | None = DEFAULT_DEPTH  # None: the same
     layer_added: str = "scfm_denoised"
     genes: Sequence[str] | None = None
     draw_counts: bool = False
@@ -60,9 +60,13 @@ class DenoiseConfig:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        checked_key(self.layer_added)
+        checked_key(self.layer_added, "layer_added", "scfm_denoised")
         checked_batch_size(self.batch_size)
         parse_target_depth(self.target_depth)
+
+    @property
+    def depth(self) -> TargetDepth:
+        return parse_target_depth(DEFAULT_DEPTH if self.target_depth is None else self.target_depth)
 
     @property
     def counts_layer(self) -> str:
@@ -77,7 +81,7 @@ def denoise(
     adata: "AnnData",
     model: CellModel | str | Path,
     *,
-    target_depth: float | str = DEFAULT_DEPTH,
+    target_depth: float | str | None = DEFAULT_DEPTH,
     layer_added: str = "scfm_denoised",
     genes: Sequence[str] | None = None,
     sample_counts: bool = False,
@@ -100,7 +104,8 @@ def denoise(
         its query decoder, those it is shown included, which its training never does.
     target_depth
         Depth asked for (T): "f5" is five times each cell's own, "a1" ten times, "t4" 10,000
-        counts, a number log10 of a total count. A warning says where it is below the cell's own.
+        counts, a number log10 of a total count, "source" each cell's own; None is "f5". A warning
+        says where it is below the cell's own.
     genes
         Symbols or Ensembl ids to predict; None: all that have a column.
     sample_counts
@@ -209,7 +214,6 @@ class _Job:
     model: CellModel
     member: PoolMember
     config: DenoiseConfig
-    depth: TargetDepth
     columns: LayerColumns
     settings: dict[str, Any]
 
@@ -232,11 +236,10 @@ class _Job:
                 ScfmWarning,
                 stacklevel=3,
             )
-        depth = parse_target_depth(config.target_depth)
-        settings = decoder_settings(model, member, report, depth)
+        settings = decoder_settings(model, member, report, config.depth)
         if config.draw_counts:
             settings["seed"] = config.seed
-        return cls(model, member, config, depth, columns, settings)
+        return cls(model, member, config, columns, settings)
 
     @property
     def layers(self) -> dict[str, type]:
@@ -245,15 +248,15 @@ class _Job:
         return {self.config.layer_added: np.float32, **counts}
 
     def parts(self) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
-        """Rows of the layers, a few cells at a time; warns at the end where T was below S."""
+        """Rows of the layers, a few cells at a time."""
         genes = self.columns.genes
         decoded = decode_cells(
             *(self.model, self.member, "expression"),
             genes=genes,
-            target_depth=self.depth,
+            target_depth=self.config.depth,
             batch_size=self.config.batch_size,
         )
-        for cells in say_depths_below(decoded, self.depth):
+        for cells in decoded:
             predicted = np.maximum(cells.values, 0)
             parts = {self.config.layer_added: self.columns.spread(predicted, np.nan)}
             if self.config.draw_counts:

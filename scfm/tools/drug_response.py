@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 
 from scfm.data.bulk import warn_if_cells
-from scfm.data.genes import GeneAlignment, align
+from scfm.data.genes import GeneAlignment, GeneReport, align, require_share
 from scfm.data.log_values import LogValues
 from scfm.data.matrices import RawRows
 from scfm.data.read import open_counts
@@ -25,7 +25,8 @@ from scfm.errors import ConfigError, ModelError
 from scfm.model.base import CellModel
 from scfm.model.scfoundation import ScfoundationModel
 from scfm.tasks.embedding import MOST_TOKENS
-from scfm.tokens.given_values import RECIPES, cells_by_recipe
+from scfm.tokens.given_values import RECIPES, cells_by_recipe, median_total
+from scfm.tokens.inputs import InputConfig
 from scfm.tools.embedding import checked_batch_size, checked_key, model_id, scfm_uns, vocab_of
 from scfm.tools.loading import as_model
 from scfm.version import __version__
@@ -43,6 +44,7 @@ class Samples(NamedTuple):
 
     blocks: list[RawRows]
     alignment: GeneAlignment
+    report: GeneReport  # with the coverage measured
     place: str
 
 
@@ -55,6 +57,9 @@ def drug_features(
     key_added: str = "X_scfm_drug",
     total: float | str = 1e4,
     batch_size: int = 8,
+    species: str = "auto",
+    orthologs: bool = False,
+    minimum_coverage: float = 0.5,
     copy: bool = False,
 ) -> "AnnData | None":
     """One vector a sample, by a published recipe, for a drug-response head of the user's own.
@@ -83,6 +88,11 @@ def drug_features(
         Only for "bulk": what the counts of a sample are scaled to. "median" is the median of these
         samples, as published: the vectors then hang on which samples are there. The total is kept
         in ``uns``, to be given for later samples.
+    orthologs
+        Match mouse genes through one-to-one human orthologs.
+    minimum_coverage
+        Share of the values (of counts, or log1p ones) on genes the model knows below which the
+        samples are refused.
 
     Returns
     -------
@@ -93,6 +103,8 @@ def drug_features(
     ------
     CountsError
         Values of another unit than the recipe's, naming the layer that has it, if one does.
+    GeneCoverageError
+        Too few of the values fall on genes the model knows, or mouse genes without ``orthologs``.
     ModelError
         A model of another family.
 
@@ -103,11 +115,18 @@ def drug_features(
     model, key_added = as_model(model), checked_key(key_added)
     _check(model, recipe, total)
     assert isinstance(model, ScfoundationModel), "checked above"
+    config = InputConfig(
+        layer=layer,
+        species=species,  # pyright: ignore[reportArgumentType]  # checked by align
+        orthologs=orthologs,
+        minimum_coverage=minimum_coverage,
+    )
     if RECIPES[recipe].from_counts:
-        samples = _counts(adata, model, layer)
-        scale = _median_total(samples) if total == "median" else float(total)
+        samples = _counts(adata, model, config)
+        column_to_gene = samples.alignment.column_to_gene
+        scale = median_total(samples.blocks, column_to_gene) if total == "median" else float(total)
     else:
-        samples, scale = _log_values(adata, model, layer), 1e4
+        samples, scale = _log_values(adata, model, config), 1e4
     parts = _features(model, samples, recipe, scale, checked_batch_size(batch_size))
     adata.obsm[key_added] = np.concatenate(list(parts))
     settings: dict[str, Any] = {
@@ -115,7 +134,7 @@ def drug_features(
         "weights_sha256": model_id(model),
         "recipe": recipe,
         "values_from": samples.place,
-        "genes": samples.alignment.report.to_dict(),
+        "genes": samples.report.to_dict(),
     }
     settings |= {"total": scale} if RECIPES[recipe].from_counts else {}
     adata.uns["scfm"] = {**scfm_uns(adata), key_added: settings}
@@ -138,33 +157,45 @@ def _check(model: CellModel, recipe: str, total: float | str) -> None:
         raise ConfigError(f"total= is for recipe='bulk'; {recipe} takes the values as they are.")
 
 
-def _log_values(adata: "AnnData", model: CellModel, layer: str | None) -> Samples:
-    given = LogValues(adata, layer)
-    return Samples(list(given.blocks()), _aligned(given.var, model), given.place)
+def _log_values(adata: "AnnData", model: CellModel, config: InputConfig) -> Samples:
+    given = LogValues(adata, config.layer)
+    alignment, blocks = _aligned(given.var, model, config), list(given.blocks())
+    share = _covered(alignment, blocks)
+    report = require_share(alignment, share, config.minimum_coverage, "log1p values")
+    return Samples(blocks, alignment, report, given.place)
 
 
-def _counts(adata: "AnnData", model: CellModel, layer: str | None) -> Samples:
-    source = open_counts(adata, layer=layer, expected_counts=True)
+def _counts(adata: "AnnData", model: CellModel, config: InputConfig) -> Samples:
+    source = open_counts(adata, layer=config.layer, expected_counts=True)
+    alignment = _aligned(source.var, model, config)
     rows = list(source.chunks(CHUNK_SAMPLES))
     blocks = [RawRows(some.indptr, some.indices, some.counts) for some in rows]
     totals = [np.add.reduceat(some.values, some.indptr[:-1]) for some in blocks]
     warn_if_cells(np.concatenate(totals), source.name)
-    return Samples(blocks, _aligned(source.var, model), source.counts_from)
+    report = require_share(alignment, _covered(alignment, blocks), config.minimum_coverage)
+    return Samples(blocks, alignment, report, source.counts_from)
 
 
-def _median_total(samples: Samples) -> float:
-    """Median over the samples of their counts on the vocabulary's genes."""
-    is_used = samples.alignment.column_to_gene >= 0
-    totals = [
-        np.add.reduceat(np.where(is_used[some.indices], some.values, 0), some.indptr[:-1])
-        for some in samples.blocks
-    ]
-    return float(np.median(np.concatenate(totals)))
+def _covered(alignment: GeneAlignment, blocks: list[RawRows]) -> float:
+    """Share of all samples' values that falls on matched columns, 0 to 1."""
+    is_matched = alignment.column_to_gene >= 0
+    total = sum(float(block.values.sum(dtype=np.float64)) for block in blocks)
+    matched = [block.values[is_matched[block.indices]] for block in blocks]
+    assert total > 0, "samples without a value are refused where they are read"
+    return sum(float(some.sum(dtype=np.float64)) for some in matched) / total
 
 
-def _aligned(var: pd.DataFrame, model: CellModel) -> GeneAlignment:
+def _aligned(var: pd.DataFrame, model: CellModel, config: InputConfig) -> GeneAlignment:
     vocab = vocab_of(model)
-    return align(var, vocab.symbols, vocab.ensembl_ids, species="human", name="AnnData")
+    return align(
+        var,
+        vocab.symbols,
+        vocab.ensembl_ids,
+        species=config.species,
+        orthologs=config.orthologs,
+        duplicates=config.duplicates,
+        name="AnnData",
+    )
 
 
 def _features(

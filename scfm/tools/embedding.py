@@ -56,8 +56,8 @@ def embed(
         (over genes, T and S), "mean", "S" and "T".
     target_depth
         The total count that the model is asked for (T): "t4" is 10^4, "f2" twice the cell's own,
-        "a1" ten times it; a number is its log10. None: the model's choice, each cell's own depth
-        in the default family and "t4" in scFoundation.
+        "a1" ten times it; a number is its log10; "source" is the cell's own. None: the model's
+        choice, each cell's own depth in the default family and "t4" in scFoundation.
     layer
         "X", "raw" or a layer's name, to say where the raw counts are.
     orthologs
@@ -149,10 +149,10 @@ def scfm_uns(adata: "AnnData") -> dict[str, Any]:
     return dict(kept) if isinstance(kept, Mapping) else {}
 
 
-def checked_key(key: str) -> str:
+def checked_key(key: str, name: str = "key_added", example: str = "X_scfm") -> str:
     """A name that obsm, obs and uns can hold. Raises ConfigError."""
     if not key or "/" in key:
-        raise ConfigError(f"key_added is '{key}'; wanted a name without '/', such as X_scfm.")
+        raise ConfigError(f"{name} is '{key}'; wanted a name without '/', such as {example}.")
     return key
 
 

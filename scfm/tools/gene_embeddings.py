@@ -18,7 +18,7 @@ from scfm.model.scfoundation import ScfoundationModel
 from scfm.tasks.decoding import DecodedCells, check_decodes, decode_cells
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.target_depth import parse_target_depth
-from scfm.tools.decoded import chosen_genes, decoder_settings, say_depths_below, say_unmeasured
+from scfm.tools.decoded import chosen_genes, decoder_settings, say_unmeasured
 from scfm.tools.embedding import checked_batch_size, checked_key, scfm_uns, vocab_of
 from scfm.tools.loading import as_model
 from scfm.tools.memory import check_fits
@@ -59,10 +59,12 @@ def gene_embedding(
         Symbols or Ensembl ids; their order is kept. None: all genes of the vocabulary, in its
         order. A gene the data does not measure counts as not expressed; a warning says so.
     target_depth
-        Depth asked for (T): log10 of a total count, or "t4", "f2", "a1"; None: the model's default.
+        Depth asked for (T): log10 of a total count, or "t4", "f2", "a1", or "source", each cell's
+        own; None: the model's default.
     out
         A zarr folder for the array, written as it is made: it appears when it is whole, and memory
-        does not grow with the number of cells.
+        does not grow with the number of cells. An earlier such result of that name is replaced, any
+        other folder or file refused.
     average_by
         "all", or a column of obs: only means over all cells, or over the cells of each value, are
         kept. Cells without a value are left out.
@@ -114,7 +116,6 @@ def gene_embedding(
         target_depth=depth,
         batch_size=checked_batch_size(batch_size),
     )
-    decoded = say_depths_below(decoded, depth)
     shape = (member.source.n_cells, len(chosen), model.config.sizes.d_decoder)
     if groups is not None:
         adata.uns[key_added] = group_means(decoded, groups, shape[1:], symbols)

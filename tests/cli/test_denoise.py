@@ -32,7 +32,9 @@ def test_denoise_writes_the_layer(capsys, cells, model, tmp_path):
         *("--sample-counts", "--layer-added", "deep", "--json"),
     )
     assert code == 0, err
-    assert json.loads(stdout.splitlines()[-1])["layer"] == "deep"
+    said = json.loads(stdout.splitlines()[-1])
+    assert (said["layer"], said["counts_layer"]) == ("deep", "deep_counts")
+    assert 'layers["deep"], layers["deep_counts"].' in err
     found = ad.read_h5ad(out)
     assert np.isfinite(found.layers["deep"]).all()
     assert found.layers["deep_counts"].dtype == np.int32
@@ -44,7 +46,7 @@ def test_denoise_refuses_what_it_cannot(capsys, cells, model, tmp_path):
     for extra, said in (
         (["--target-depth", "deep"], "target_depth"),
         (["--gene", "NOGENE"], "NOGENE"),
-        (["--layer-added", "a/b"], "a/b"),
+        (["--layer-added", "a/b"], "layer_added is 'a/b'"),
     ):
         code, _, err = run(capsys, "denoise", cells, "--model", model, "--out", out, *extra)
         assert code == 2

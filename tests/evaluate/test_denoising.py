@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+import scfm.tokens.inputs
 from scfm.errors import ConfigError, InputError, LabelError
 from scfm.evaluate.denoisers import ThinnedCells, neighbour_mean, no_op, type_mean
 from scfm.evaluate.denoising import (
@@ -19,7 +20,8 @@ from scfm.evaluate.profile_scores import SCORES
 from scfm.evaluate.results import Interval
 from scfm.evaluate.thinned import sample_cells, thin
 from scfm.tokens.inputs import InputConfig
-from tests.toys import toy_adata, toy_model, toy_scfoundation
+from scfm.tokens.vocab import GeneVocab
+from tests.toys import toy_adata, toy_model, toy_scfoundation, toy_vocab
 
 SMALL = {"n_cells": 10, "n_context_cells": 30, "n_bootstrap": 20, "shares": (0.1, 0.3)}
 
@@ -129,6 +131,22 @@ def test_the_whole_protocol(adata, family, tmp_path):
     assert found.table().startswith(found.verdict)
     assert written["data"]["judged_cells"] == 10
     assert (tmp_path / "out" / "denoising.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_any_vocabulary_will_do(adata, monkeypatch):
+    """Names of no species' tables; the thinned cells' genes are known, not looked up by name."""
+    vocab = toy_vocab()
+    made_up = GeneVocab(tuple(f"gene {i}" for i in range(50)), ("",) * 50)
+    config = DenoisingConfig(**SMALL)
+    expected = evaluate_denoising(adata, toy_model(vocab), config=config).shares
+    adata.var_names = list(made_up.symbols)
+    looked_up = []
+    real = scfm.tokens.inputs.align
+    monkeypatch.setattr(
+        "scfm.tokens.inputs.align", lambda *a, **k: looked_up.append(k["name"]) or real(*a, **k)
+    )
+    assert evaluate_denoising(adata, toy_model(made_up), config=config).shares == expected
+    assert len(looked_up) == 1, "of the data alone"
 
 
 def test_the_same_seed_gives_the_same_numbers(adata):

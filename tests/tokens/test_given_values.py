@@ -6,6 +6,7 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 
+from scfm.data.matrices import RawRows
 from scfm.errors import ConfigError, CountsError, EmptyCellError
 from scfm.tokens.given_values import RECIPES, cells_by_recipe, from_values, median_total
 from scfm.tokens.masking import MaskedTokenizer
@@ -51,7 +52,7 @@ def test_bulk_is_scanpys_normalisation(rng):
     counts = rng.poisson(rng.gamma(0.5, 900, (7, 6))).astype(np.float32)
     counts[:, 0] += 1
     csr = sp.csr_matrix(counts)
-    median = median_total(csr.indptr, csr.indices, csr.data, np.arange(6))
+    median = median_total([RawRows(csr.indptr, csr.indices, csr.data)], np.arange(6))
     for scale, options in ((median, {}), (1e4, {"target_sum": 1e4})):
         theirs = ad.AnnData(counts.copy())
         sc.pp.normalize_total(theirs, **options)
@@ -121,7 +122,12 @@ def test_values_equal_to_the_originals_sentinels_are_values():
             "1 of 3 values are negative or no number. Wanted counts",
         ),
         ([1, np.nan, 3], "scad_bulk", CountsError, "Wanted log1p"),
-        ([1, 250, 3], "deepcdr", CountsError, "largest value is 250; .* take recipe 'bulk'"),
+        (
+            [1, 250, 3],
+            "deepcdr",
+            CountsError,
+            "largest value is 250; .* take recipe='bulk'; .* scfm.tl.embed",
+        ),
         ([[1, 2], [0, 0]], "bulk", EmptyCellError, r"1 of 2 cells .* \(first rows: \[1\]\)"),
     ],
 )
@@ -132,7 +138,7 @@ def test_refusals(given, recipe, error, message):
 
 def test_the_median_is_of_the_vocabularys_counts():
     csr = sp.csr_matrix(np.array([[4, 0, 900], [1, 1, 0], [0, 0, 5], [6, 3, 1]]))
-    arrays = (csr.indptr, csr.indices, csr.data)
-    assert median_total(*arrays, np.array([0, 1, -1])) == 4
+    blocks = [RawRows(part.indptr, part.indices, part.data) for part in (csr[:3], csr[3:])]
+    assert median_total(blocks, np.array([0, 1, -1])) == 4
     with pytest.raises(EmptyCellError):
-        median_total(*arrays, np.array([-1, -1, -1]))
+        median_total(blocks, np.array([-1, -1, -1]))

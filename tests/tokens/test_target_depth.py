@@ -24,6 +24,9 @@ from tests.tokens.test_masking import vocab_of
         ("f0.5", 0.69897, "f0.5"),
         ("a-0.25", 0.75, "a-0.25"),
         ("t0", 0, "t0"),
+        ("a+1", 2, "a1"),
+        (np.float64(4.5), 4.5, "t4.5"),
+        ("f1000000", 7, "f1e+06"),
     ],
 )
 def test_worked_numbers(text, target_depth, written):
@@ -36,7 +39,11 @@ def test_worked_numbers(text, target_depth, written):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "t", "x4", "4t", "t-1", "t9.5", "f0", "f-2", "tnan", "a99", "finf", "10000", 1e4]
+    "text",
+    [
+        *("", "t", "x4", "4t", "t-1", "t9.5", "f0", "f-2", "tnan", "a99", "finf", "10000", 1e4),
+        *("t4_0", " 4", "t 4", "t4 ", "\u0664", True, False, float("nan")),
+    ],
 )
 def test_nonsense_is_refused(text):
     with pytest.raises(ConfigError, match=r"target_depth is .*'t4' for 10,000 counts"):
@@ -45,8 +52,15 @@ def test_nonsense_is_refused(text):
 
 def test_less_than_a_molecule_is_refused():
     depths = np.array([3.0, 1.0, 0.5])
-    with pytest.raises(ConfigError, match="less than one count in 2 of 3 cells"):
+    with pytest.raises(
+        ConfigError, match=r"'a-2', which asks cells for less than one count\. Wanted"
+    ):
         TargetDepth("a", -2.0).of(depths)
+
+
+def test_the_remedy_for_the_cells_own_depth_is_what_is_understood():
+    with pytest.raises(ConfigError, match="'source' for the cell's own depth"):
+        parse_target_depth("own")
 
 
 def test_cells_deeper_than_asked_for_are_warned_of(columns, rows_of):

@@ -7,8 +7,9 @@ import pytest
 
 import scfm
 from scfm.errors import LabelError
+from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig
 from scfm.tools.annotation import annotate_file
-from tests.toys import toy_adata
+from tests.toys import toy_adata, toy_scfoundation
 
 
 @pytest.fixture
@@ -36,6 +37,37 @@ def test_labels_are_found(model, reference, query):
     assert query.obs["scfm_confidence"].between(0, 1).all()
     assert list(query.obs["scfm_cell_type"].cat.categories) == ["A", "B", "unknown"]
     assert query.uns["scfm"]["scfm"]["classes"] == ["A", "B"]
+
+
+def test_scfoundation_labels_by_its_own_vector(reference, query, tmp_path):
+    """Oracle: neighbours among the vectors that embed gives; by file the same."""
+    model = toy_scfoundation()
+    scfm.tl.annotate(query, model, reference=reference, label_key="cell_type")
+    assert query.obsm["X_scfm"].shape == (201, 4 * 32)
+    assert query.uns["scfm"]["X_scfm"]["pooling"] == "all"
+    assert query.uns["scfm"]["X_scfm"]["target_depth"] == "t4"
+    for adata in (query, reference):
+        scfm.tl.embed(adata, model, key_added="own")
+    np.testing.assert_array_equal(query.obsm["X_scfm"], query.obsm["own"])
+    depths = [np.log10(adata.X.sum(1).A1) for adata in (reference, query)]
+    voters = NeighbourClassifier.fit(
+        *(reference.obsm["own"], reference.obs["cell_type"].to_numpy(), NeighbourConfig()),
+        depth=depths[0],
+    )
+    expected = voters.predict(query.obsm["own"], depths[1])
+    assert list(query.obs["scfm_cell_type"]) == list(expected.labels("unknown"))
+    found = query.obs["scfm_cell_type"].astype(str)
+    is_known = found != "unknown"
+    assert is_known.mean() > 0.8
+    assert (found[is_known] == query.obs["cell_type"].astype(str)[is_known]).mean() > 0.65
+    query.write_h5ad(tmp_path / "query.h5ad")
+    annotate_file(
+        *(tmp_path / "query.h5ad", model, tmp_path / "out.h5ad"),
+        reference=reference,
+        label_key="cell_type",
+    )
+    out = ad.read_h5ad(tmp_path / "out.h5ad")
+    pd.testing.assert_series_equal(out.obs["scfm_cell_type"], query.obs["scfm_cell_type"])
 
 
 def test_file_equals_anndata(model, reference, query, tmp_path):

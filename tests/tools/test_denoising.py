@@ -228,7 +228,7 @@ def test_wrong_settings_are_refused(adata, model):
         {"batch_size": 0},
         {"genes": []},
     ):
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError, match=next(iter(options)).replace("genes", "gene")):
             denoised(adata, model, **options)
     adata.X = sp.csr_matrix(adata.X.log1p())
     with pytest.raises(CountsError, match="log"):
@@ -239,6 +239,13 @@ def test_a_layer_beyond_memory_is_refused(adata, model, monkeypatch):
     monkeypatch.setattr("scfm.tools.memory.MEMORY_LIMIT", 1000)
     with pytest.raises(ConfigError, match="scfm denoise IN --out OUT"):
         denoised(adata, model)
+
+
+def test_no_depth_is_the_default_depth(adata, model):
+    found = denoised(adata, model, target_depth=None)
+    np.testing.assert_array_equal(found.layers[LAYER], denoised(adata, model).layers[LAYER])
+    assert found.uns["scfm"][LAYER]["target_depth"] == "f5"
+    assert DenoiseConfig(target_depth="source").depth.kind == "source"
 
 
 def test_depth_below_the_cells_own_is_said(adata, model):

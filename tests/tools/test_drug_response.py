@@ -7,7 +7,8 @@ import torch
 
 import scfm
 from scfm.batch import CellBatch
-from scfm.errors import ConfigError, CountsError, ModelError, ScfmWarning
+from scfm.data.gene_tables import gene_table
+from scfm.errors import ConfigError, CountsError, GeneCoverageError, ModelError, ScfmWarning
 from tests.toys import toy_adata, toy_model, toy_scfoundation
 
 KEY = "X_scfm_drug"
@@ -146,6 +147,42 @@ def test_what_cannot_be_made_is_refused(logged, model):
         scfm.tl.drug_features(logged, toy_model(), recipe="deepcdr")
     with pytest.raises(ConfigError, match="'median'"):
         scfm.tl.drug_features(logged, model, recipe="bulk", total="mean")
+
+
+def as_mouse(adata):
+    """The same samples by the genes' mouse orthologs, and which genes have one."""
+    table = gene_table("mouse")
+    symbol_of = dict(zip(table.human_ortholog, table.symbol, strict=True))
+    has_one = [name in symbol_of for name in adata.var_names]
+    mouse = adata[:, has_one].copy()
+    mouse.var_names = [symbol_of[name] for name in mouse.var_names]
+    return mouse, np.array(has_one)
+
+
+@pytest.mark.parametrize("recipe", ["deepcdr", "bulk"])
+def test_mouse_samples_need_orthologs(counts, logged, model, recipe):
+    given = counts if recipe == "bulk" else logged
+    mouse, has_one = as_mouse(given)
+    assert has_one.sum() > 10
+    with pytest.raises(GeneCoverageError, match="looks like mouse"):
+        scfm.tl.drug_features(mouse, model, recipe=recipe)
+    scfm.tl.drug_features(mouse, model, recipe=recipe, orthologs=True)
+    human = given[:, has_one].copy()
+    scfm.tl.drug_features(human, model, recipe=recipe, species="human")
+    np.testing.assert_allclose(mouse.obsm[KEY], human.obsm[KEY], rtol=1e-5, atol=1e-5)
+    assert mouse.uns["scfm"][KEY]["genes"]["species"] == "mouse"
+
+
+@pytest.mark.parametrize(("recipe", "what"), [("deepcdr", "log1p values"), ("bulk", "counts")])
+def test_samples_mostly_of_other_genes_are_refused(counts, logged, model, recipe, what):
+    given = counts if recipe == "bulk" else logged
+    given.var_names = [*given.var_names[:3], *(f"thing{i}" for i in range(47))]
+    values = given.X.toarray()
+    share = values[:, :3].sum() / values.sum()
+    with pytest.raises(GeneCoverageError, match=f"% of the {what} of AnnData fall on genes"):
+        scfm.tl.drug_features(given, model, recipe=recipe)
+    scfm.tl.drug_features(given, model, recipe=recipe, minimum_coverage=0.001)
+    assert given.uns["scfm"][KEY]["genes"]["counts_covered"] == pytest.approx(share, rel=1e-6)
 
 
 def test_bulk_by_itself_hangs_on_no_other_sample(counts, model):
