@@ -85,7 +85,7 @@ def load_published(
 def _entry(found: Mapping[str, Any], key: str | None, source: Path) -> Mapping[str, Any]:
     lacks = {name: _lack(entry) for name, entry in found.items()}
     keys = [name for name in found if not lacks[name]]
-    if key in found and lacks[key]:
+    if key is not None and lacks.get(key):
         raise ModelError(
             f"{source}: its '{key}' {lacks[key]}; wanted a 'config' and a 'state_dict' of tensors. "
             "Download models.ckpt as its authors publish it."
