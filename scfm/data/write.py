@@ -6,7 +6,6 @@ out  the complete file under its name, or an OutputError and what was there befo
 Everything is written under a temporary name in the same folder and renamed when complete.
 """
 
-import errno
 import os
 import shutil
 import warnings
@@ -22,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from scfm.data.counts import CellSource
+from scfm.data.unwritable import explained, nearest, real
 from scfm.errors import InputError, MissingFileError, OutputError, ScfmWarning
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ STORAGE_CHUNK = (
     2**16
 )  # values in one compressed chunk: 256 KB, so that a few cells are a cheap read
 
-NO_SPACE = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
-NO_PLACE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
-
 
 def check_writable(out: str | Path) -> None:
     """Refuse early what would fail hours later. Writes and removes an empty file beside ``out``.
@@ -43,7 +39,7 @@ def check_writable(out: str | Path) -> None:
     Raises OutputError: no such folder, no permission, ``out`` is a folder, no space.
     """
     out = Path(out)
-    with _explained(out):
+    with explained(out):
         if out.is_dir():
             raise OutputError(f"Cannot write {out}: it is a folder. Name a file in it: {out}/NAME.")
         probe = _beside(out)
@@ -57,12 +53,35 @@ def make_folder(out: str | Path) -> Path:
     Raises OutputError: ``out`` is a file; no permission, no space.
     """
     out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"Cannot write to the folder {out}: it is a file. Choose another name.")
-    with _explained(out):
+    with explained(out):
+        _refuse_file(out)
         out.mkdir(parents=True, exist_ok=True)
     check_writable(out / "probe")
     return out
+
+
+def check_new_folder(out: str | Path) -> None:
+    """Refuse early a folder that is there already or could not be made. Makes no folder.
+
+    Raises OutputError: ``out`` exists; what would hold it is no folder; no permission, no space.
+    """
+    out = Path(out)
+    with explained(out):
+        if out.exists():
+            raise OutputError(f"{out} exists already. Name a new folder: --out NAME.")
+    place = nearest(real(out).parent)
+    with explained(out, place):
+        probe = _beside(place / "probe")
+        probe.touch(exist_ok=False)
+        probe.unlink()
+
+
+def set_usual_mode(path: Path) -> None:
+    """Give a file the mode of any new file in its folder; some libraries write theirs as 0600."""
+    fresh = _beside(path)
+    fresh.touch(exist_ok=False)  # asking for the umask means changing it, for all threads
+    shutil.copymode(fresh, path)
+    fresh.unlink()
 
 
 @contextmanager
@@ -78,12 +97,12 @@ def atomic_path(out: str | Path) -> Iterator[Path]:
     check_writable(out)
     temporary = _beside(out)
     try:
-        with _explained(out):
+        with explained(out):
             yield temporary
             if out.exists():
                 shutil.copymode(out, temporary)
             _to_disk(temporary)
-            temporary.replace(out.resolve())
+            temporary.replace(real(out))
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -99,14 +118,14 @@ def atomic_folder(out: str | Path, *, marker: str | None = None) -> Iterator[Pat
     Raises OutputError: ``out`` holds other things or is a file; no space, no permission.
     """
     out = Path(out)
-    with _explained(out):
+    with explained(out):
         _refuse_occupied(out, marker)
-        out.resolve().parent.mkdir(parents=True, exist_ok=True)
+        real(out).parent.mkdir(parents=True, exist_ok=True)
         temporary = _beside(out)
         temporary.mkdir()
         try:
             yield temporary
-            _swap(temporary, out.resolve())
+            _swap(temporary, real(out))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -114,13 +133,17 @@ def atomic_folder(out: str | Path, *, marker: str | None = None) -> Iterator[Pat
 def _refuse_occupied(out: Path, marker: str | None) -> None:
     if not out.exists():
         return
-    if not out.is_dir():
-        raise OutputError(f"Cannot write to the folder {out}: it is a file. Choose another name.")
+    _refuse_file(out)
     if any(out.iterdir()) and not (marker and (out / marker).is_file()):
         raise OutputError(
             f"Cannot write to {out}: it holds files that are not an earlier result of this "
             f"command. Choose another folder, or remove it first: rm -r {out}"
         )
+
+
+def _refuse_file(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"Cannot write to the folder {out}: it is a file. Choose another name.")
 
 
 def _swap(new: Path, out: Path) -> None:
@@ -336,7 +359,7 @@ def put_obs(file: h5py.File, columns: pd.DataFrame) -> None:
 
 def _beside(out: Path) -> Path:
     """A new hidden name in the folder of ``out``, with its suffixes: writers go by them."""
-    out = out.resolve()
+    out = real(out)
     return out.with_name(f".{out.name.split('.')[0]}.{uuid4().hex[:8]}.tmp{''.join(out.suffixes)}")
 
 
@@ -344,39 +367,3 @@ def _to_disk(path: Path) -> None:
     """Some file systems report a full disk only here."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-@contextmanager
-def _explained(out: Path) -> Iterator[None]:
-    """OSErrors of writing -> OutputError; others, such as reading a source, pass."""
-    try:
-        yield
-    except OSError as error:
-        message = _explanation(out, error)
-        if message is None:
-            raise
-        raise OutputError(message) from error
-
-
-def _explanation(out: Path, error: OSError) -> str | None:
-    folder = out.resolve().parent
-    elsewhere = error.filename and Path(error.filename).resolve().parent != folder
-    if error.errno in NO_SPACE:
-        free = shutil.disk_usage(folder).free / 2**20
-        return (
-            f"Cannot write {out}: {os.strerror(error.errno)} ({free:,.0f} MB free in {folder}). "
-            "What was there before is untouched. Make room, or choose another --out."
-        )
-    if elsewhere:
-        return None
-    if error.errno in NO_PERMISSION:
-        return (
-            f"Cannot write {out}: {os.strerror(error.errno)}. Choose an --out in a folder you may "
-            f"write to, or ask for permission: ls -ld {folder}"
-        )
-    if error.errno in NO_PLACE and error.filename:
-        return (
-            f"Cannot write {out}: {os.strerror(error.errno)}. Make the folder first: "
-            f"mkdir -p {folder}"
-        )
-    return None

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from scfm.batch import CellBatch, CellStates
 from scfm.data.fingerprint import sha256
-from scfm.data.write import atomic_folder
+from scfm.data.write import atomic_folder, set_usual_mode
 from scfm.errors import ConfigError, ModelError
 from scfm.model.config import CellConfig
 from scfm.model.folder import CARD, CONFIG, PROVENANCE, VOCAB, WEIGHTS, find_model, read_provenance
@@ -129,6 +129,7 @@ class CellModel(PreTrainedModel):
             raise ModelError(f"This model has no vocabulary; build it with {name}.from_scratch.")
         folder = Path(save_directory)
         super().save_pretrained(folder, **kwargs)
+        set_usual_mode(folder / WEIGHTS)
         self.vocab.save(folder / VOCAB)
         hashes = {
             "weights_sha256": sha256(folder / WEIGHTS),

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from scfm.data.fingerprint import sha256
-from scfm.data.write import atomic_folder
+from scfm.data.write import atomic_folder, set_usual_mode
 from scfm.errors import ModelError
 from scfm.model.folder import CONFIG, PROVENANCE, VOCAB, WEIGHTS, read_provenance
 from scfm.model.perturbation import PerturbationHead, PerturbationSizes
@@ -44,6 +44,7 @@ def save_perturbation(head: PerturbationHead, folder: str | Path) -> None:
         }
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         save_file(tensors, temporary / WEIGHTS)
+        set_usual_mode(temporary / WEIGHTS)
         head.vocab.save(temporary / VOCAB)
         hashes = {
             "weights_sha256": sha256(temporary / WEIGHTS),

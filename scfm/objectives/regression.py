@@ -25,7 +25,9 @@ def mean_squared_error(
     numbers of targets. A cell without targets adds zero.
     """
     squared = (prediction.float() - target.float()).square()
-    weight = torch.ones_like(squared) if weight is None else weight.float()
-    total = squared.new_zeros(n_cells).index_add(0, cell_of, weight * squared)
-    share = squared.new_zeros(n_cells).index_add(0, cell_of, weight)
+    # nothing is multiplied by ones: autograd would keep them
+    weighted = squared if weight is None else weight.float() * squared
+    each = torch.ones_like(squared) if weight is None else weight.float()
+    total = squared.new_zeros(n_cells).index_add(0, cell_of, weighted)
+    share = squared.new_zeros(n_cells).index_add(0, cell_of, each)
     return (total / torch.where(share > 0, share, 1.0)).mean()

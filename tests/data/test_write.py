@@ -1,10 +1,13 @@
 """Outputs are whole or not there: read back by anndata, and failures made for real."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 import textwrap
 from contextlib import contextmanager
+from pathlib import Path
 
 import anndata as ad
 import h5py
@@ -17,9 +20,11 @@ from scfm.data.read import open_counts
 from scfm.data.write import (
     atomic_folder,
     atomic_path,
+    check_new_folder,
     check_writable,
     copy_h5ad_with,
     hdf5_file,
+    make_folder,
     put,
     put_obs,
     write_annotated,
@@ -267,14 +272,16 @@ def no_permission(folder):
         folder.chmod(0o700)
 
 
-@pytest.mark.parametrize("way", [check_writable, atomic_path, atomic_folder])
+@pytest.mark.parametrize("way", [check_writable, check_new_folder, atomic_path, atomic_folder])
 def test_unwritable_folder(tmp_path, way):
     folder = tmp_path / "locked"
     folder.mkdir()
-    refusal = pytest.raises(OutputError, match=r"Cannot write .*out: Permission denied\. Choose an")
+    refusal = pytest.raises(
+        OutputError, match=r"Cannot write .*out: Permission denied\. Choose ano"
+    )
     with no_permission(folder), refusal:
-        if way is check_writable:
-            check_writable(folder / "out")
+        if way in (check_writable, check_new_folder):
+            way(folder / "out")
         else:
             with way(folder / "out"):
                 pytest.fail("it was refused only after the work")
@@ -285,7 +292,7 @@ def test_wrong_kind_of_place(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match=r"No such file or directory\. Make the .*mkdir -p .*new"):
         check_writable(tmp_path / "new" / "out.h5ad")
-    with pytest.raises(OutputError, match="Not a directory"):
+    with pytest.raises(OutputError, match=r"out\.h5ad: .*file is no folder\. Choose another --out"):
         check_writable(tmp_path / "file" / "out.h5ad")
     with pytest.raises(OutputError, match=r"it is a folder. Name a file in it: .*/NAME"):
         check_writable(tmp_path)
@@ -296,6 +303,68 @@ def test_wrong_kind_of_place(tmp_path):
         pass
     check_writable(tmp_path / "out.h5ad")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("way", [atomic_folder, make_folder, check_new_folder])
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("/proc/x/m", r"Cannot write /proc/x/m\b.* in /proc\b.*No such file or directory"),
+        ("/proc/x", r"Cannot write /proc/x in /proc: No such file or directory"),
+        ("/dev/full/m", r"Cannot write /dev/full/m: /dev/full is no folder"),
+        ("/dev/full/x/m", r"Cannot write /dev/full/x/m: /dev/full is no folder"),
+        ("TMP/file/m", r"Cannot write .*file/m: .*file is no folder"),
+        ("TMP/file/x/m", r"Cannot write .*file/x/m: .*file is no folder"),
+        ("TMP/loop/m", r"Cannot write .*loop/m: .*"),
+        ("TMP/nowhere/m", r"Cannot write .*nowhere/m\b.* in /proc\b"),
+        ("TMP/" + 300 * "m", r"Cannot write .*mm in .*: File name too long"),
+    ],
+)
+def test_places_where_no_folder_can_be(tmp_path, way, place, said):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "nowhere").symlink_to("/proc/y")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(OutputError, match=rf"{said}.*Choose another --out") as refused:
+        entered(way, place.replace("TMP", str(tmp_path)))
+    assert "mkdir" not in str(refused.value)
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def entered(way, out):
+    if way is not atomic_folder:
+        way(out)
+    else:
+        with way(out):
+            pytest.fail("it was refused only after the work")
+
+
+@pytest.mark.parametrize("code", ["EROFS", "EACCES", "EEXIST", "ENOENT", "ENOTDIR"])
+def test_a_folder_above_that_cannot_be_made(tmp_path, monkeypatch, code):
+    """As on a read-only file system, which no test can mount."""
+
+    def refuse(self, *args, **kwargs):
+        raise OSError(getattr(errno, code), "no", str(tmp_path / "a"))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    reason = re.escape(os.strerror(getattr(errno, code)))
+    for way in (atomic_folder, make_folder):
+        with pytest.raises(OutputError, match=rf"Cannot write .*a/b/c.*{reason}.*another --out"):
+            entered(way, tmp_path / "a" / "b" / "c")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_that_is_missing_is_not_the_output_s_fault(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "out" / "model"):
+        (tmp_path / "source.h5ad").read_bytes()
+
+
+def test_a_new_folder_may_lie_in_new_folders(tmp_path):
+    check_new_folder(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OutputError, match="exists already"):
+        check_new_folder(tmp_path)
 
 
 def test_atomic_folder(tmp_path):

@@ -1,6 +1,7 @@
 """The head: what it is before training, what it may hang on, and its folder."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from scfm.model.perturbation import (
     marks,
     standardised,
 )
-from scfm.model.perturbation_folder import load_perturbation, save_perturbation
+from scfm.model.perturbation_folder import FILES, load_perturbation, save_perturbation
 from tests.toys import toy_vocab
 
 N_VOCABULARY, N_GENES, D = 20, 8, 5
@@ -144,6 +145,17 @@ def test_folder_round_trip(head, control, tmp_path):
 def folder(head, tmp_path):
     save_perturbation(head, tmp_path / "head")
     return tmp_path / "head"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_every_file_has_the_usual_mode(head, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        save_perturbation(head, tmp_path / "head")
+    finally:
+        os.umask(before)
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in (tmp_path / "head").iterdir()}
+    assert modes == dict.fromkeys(FILES, oct(0o666 & ~umask))
 
 
 def test_missing_files_are_named(folder):

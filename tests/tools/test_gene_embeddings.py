@@ -118,6 +118,14 @@ def test_stopped_in_the_middle_there_is_no_folder(adata, model, tmp_path, monkey
     assert "scfm" not in adata.uns
 
 
+@pytest.mark.parametrize("place", ["/proc/x/g.zarr", "/dev/full/g.zarr"])
+def test_a_place_where_no_folder_can_be(adata, model, monkeypatch, place):
+    monkeypatch.setattr(model, "decode", lambda *_: pytest.fail("work was done"))
+    with pytest.raises(OutputError, match=rf"Cannot write {place}: .*Choose another --out"):
+        scfm.tl.gene_embedding(adata, model, out=place)
+    assert "scfm" not in adata.uns
+
+
 def test_other_folders_are_left_alone(adata, model, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("mine")

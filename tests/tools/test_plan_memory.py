@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from scfm.tasks.pretrain_module import PretrainModule
-from scfm.tasks.pretrain_objective import ObjectiveConfig
+from scfm.tasks.pretrain_objective import MaskedObjectiveConfig, ObjectiveConfig
+from scfm.tools import plan_memory_scfoundation
 from scfm.tools.plan_memory import Arithmetic, Segment, Tokens, activation_bytes, most_in_pass
 from scfm.train.optim import OptimConfig
-from tests.toys import toy_cells, toy_model, toy_vocab
+from scfm.train.throughput import token_counts
+from tests.toys import masked_cells, toy_cells, toy_model, toy_scfoundation, toy_vocab
 
 LENGTHS = [301, 199, 150, 350]
 DEEPER = {"d_model": 64, "n_layers": 3, "n_heads": 4, "n_bins": 100, "n_decoder_layers": 2}
@@ -81,6 +83,20 @@ def test_activations_are_what_autograd_holds(rng, precision, recompute, attentio
     predicted = activation_bytes(model.config.sizes, how, n, recompute)
     # Recompute keeps the state of the random generator besides, 5 kB a block.
     assert predicted == pytest.approx(found, rel=2e-3 if recompute == "none" else 0.025)
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_activations_of_scfoundation(rng, recompute):
+    """Its decoder, over all genes, is nearly all of them."""
+    shape = {"d_model": 32, "d_decoder": 32, "n_decoder_layers": 3, "n_decoder_heads": 2}
+    model = toy_scfoundation(2000, d_head=16, **shape).train()
+    model.recompute(recompute)
+    cells = masked_cells(rng, [301, 199, 150, 350], 2000)
+    found = held(PretrainModule(model, MaskedObjectiveConfig(), OptimConfig()), cells, "32-true")
+    n = Tokens(4, *map(float, (counts.sum() for counts in token_counts(cells))))
+    how = Arithmetic.of("32-true", "cpu")
+    parts = plan_memory_scfoundation.segments(model.config.sizes, how, n, recompute, 2002)
+    assert sum(part.kept for part in parts) == pytest.approx(found, rel=0.1)
 
 
 def test_the_worst_moment():
