@@ -94,12 +94,14 @@ def cells_by_recipe(
     if recipe not in RECIPES:
         raise ConfigError(f"recipe is '{recipe}'; known are {', '.join(RECIPES)}.")
     how = RECIPES[recipe]
+    if cell_index is None:
+        cell_index = np.arange(len(indptr) - 1)
     _check(values, how)
     amounts = values.astype(np.float64)
     amounts = amounts if how.from_counts else np.expm1(amounts)
     bounds, genes, amounts = _by_gene(indptr, indices, amounts, column_to_gene)
     totals = _row_sums(bounds, amounts)
-    _refuse_empty(totals)
+    _refuse_empty(cell_index[totals == 0])
     if how.from_counts:
         amounts = amounts * np.repeat(scale / totals, np.diff(bounds))
     shown = np.log1p(amounts)
@@ -108,8 +110,6 @@ def cells_by_recipe(
     target_depth = (
         source_depth if how.target_depth is None else np.full(len(sums), how.target_depth)
     )
-    if cell_index is None:
-        cell_index = np.arange(len(sums))
     library_size = totals if how.from_counts else sums
     return from_values(
         bounds, genes, shown, source_depth, target_depth, vocab, cell_index, library_size
@@ -171,7 +171,8 @@ def median_total(blocks: Iterable[RawRows], column_to_gene: Int[np.ndarray, " co
         for block in blocks
     ]
     totals = np.concatenate(parts)
-    _refuse_empty(totals[:0] if (totals > 0).any() else totals)
+    if not (totals > 0).any():
+        _refuse_empty(np.arange(len(totals)))
     return float(np.median(totals[totals > 0]))
 
 
@@ -210,10 +211,10 @@ def _row_sums(indptr: np.ndarray, values: np.ndarray) -> Float[np.ndarray, " cel
     return np.bincount(cell, weights=values, minlength=len(indptr) - 1)
 
 
-def _refuse_empty(totals: np.ndarray) -> None:
-    empty = np.flatnonzero(totals == 0)
-    if len(empty):
+def _refuse_empty(rows: np.ndarray) -> None:
+    """How many is not said: these may be a few of the cells."""
+    if len(rows):
         raise EmptyCellError(
-            f"{len(empty):,} of {len(totals):,} cells have nothing on the genes the model knows "
-            f"(first rows: {empty[:3].tolist()}). Leave them out."
+            f"There are cells with nothing on the genes the model knows (first rows: "
+            f"{', '.join(map(str, rows[:3]))}). Leave them out."
         )

@@ -203,7 +203,8 @@ def _features(
 ) -> Iterator[Float[np.ndarray, "sample d"]]:
     model.eval()
     most = MOST_TOKENS[model.device.type == "cpu"]
-    for block in samples.blocks:
+    starts = np.cumsum([0, *(len(block.indptr) - 1 for block in samples.blocks)])
+    for start, block in zip(starts, samples.blocks, strict=False):
         for first, last in _spans(block.indptr, batch_size, most):
             own = slice(block.indptr[first], block.indptr[last])
             cells = cells_by_recipe(
@@ -211,6 +212,7 @@ def _features(
                 *(block.indices[own], block.values[own], samples.alignment.column_to_gene),
                 *(vocab_of(model), recipe),
                 scale=scale,
+                cell_index=np.arange(start + first, start + last),
             )
             with torch.inference_mode():
                 batch = cells.map(lambda x: torch.from_numpy(x).to(model.device))

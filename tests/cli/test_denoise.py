@@ -1,4 +1,4 @@
-"""scfm denoise and scfm evaluate denoise, as a user types them."""
+"""scfm denoise, annotate and evaluate denoise with a scFoundation, as a user types them."""
 
 import json
 
@@ -52,6 +52,21 @@ def test_denoise_refuses_what_it_cannot(capsys, cells, model, tmp_path):
         assert code == 2
         assert said in err
         assert not out.exists()
+
+
+def test_annotate_takes_the_family(capsys, cells, model, tmp_path):
+    out = tmp_path / "out.h5ad"
+    code, _, err = run(
+        *(capsys, "annotate", cells, "--reference", cells, "--label", "cell_type"),
+        *("--model", model, "--out", out, "--neighbours", "3"),
+    )
+    assert code == 0, err
+    found = ad.read_h5ad(out)
+    assert found.obsm["X_scfm"].shape == (40, 4 * 32)
+    is_known = (found.obs["scfm_cell_type"] != "unknown").to_numpy()
+    right = found.obs["scfm_cell_type"].astype(str) == found.obs["cell_type"].astype(str)
+    assert is_known.mean() > 0.8
+    assert right[is_known].mean() > 0.8
 
 
 def test_evaluate_says_who_wins_first(capsys, cells, model, tmp_path):

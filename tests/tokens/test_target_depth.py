@@ -42,7 +42,7 @@ def test_worked_numbers(text, target_depth, written):
     "text",
     [
         *("", "t", "x4", "4t", "t-1", "t9.5", "f0", "f-2", "tnan", "a99", "finf", "10000", 1e4),
-        *("t4_0", " 4", "t 4", "t4 ", "\u0664", True, False, float("nan")),
+        *("t4_0", "t0_4", " 4", "t 4", "t4 ", "\u0664", True, False, float("nan")),
     ],
 )
 def test_nonsense_is_refused(text):

@@ -8,7 +8,14 @@ import torch
 import scfm
 from scfm.batch import CellBatch
 from scfm.data.gene_tables import gene_table
-from scfm.errors import ConfigError, CountsError, GeneCoverageError, ModelError, ScfmWarning
+from scfm.errors import (
+    ConfigError,
+    CountsError,
+    EmptyCellError,
+    GeneCoverageError,
+    ModelError,
+    ScfmWarning,
+)
 from tests.toys import toy_adata, toy_model, toy_scfoundation
 
 KEY = "X_scfm_drug"
@@ -183,6 +190,16 @@ def test_samples_mostly_of_other_genes_are_refused(counts, logged, model, recipe
         scfm.tl.drug_features(given, model, recipe=recipe)
     scfm.tl.drug_features(given, model, recipe=recipe, minimum_coverage=0.001)
     assert given.uns["scfm"][KEY]["genes"]["counts_covered"] == pytest.approx(share, rel=1e-6)
+
+
+def test_a_sample_without_a_known_gene_is_named_by_its_row(counts, model, monkeypatch):
+    monkeypatch.setattr("scfm.tools.drug_response.CHUNK_SAMPLES", 3)
+    values = counts.X.toarray()
+    values[7, :10], values[7, 11:] = 0, 0
+    values[7, 10] = 1e6  # the column no model knows
+    counts.X = sp.csr_matrix(values)
+    with pytest.raises(EmptyCellError, match=r"first rows: 7\)"):
+        scfm.tl.drug_features(counts, model, recipe="bulk", batch_size=2)
 
 
 def test_bulk_by_itself_hangs_on_no_other_sample(counts, model):
