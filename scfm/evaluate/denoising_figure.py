@@ -12,6 +12,7 @@ from scfm.evaluate.figures import ACCENT, INK, LINE, MUTED, PALETTE, PAPER
 
 PANELS = {
     "mae": "MAE, log1p(cp10k)",
+    "mae_nonzero": "MAE of expressed genes",
     "mre": "MRE of expressed genes",
     "pearson_cell": "Pearson r over genes, mean of cells",
     "pearson_gene": "Pearson r over cells, mean of genes",
@@ -21,15 +22,14 @@ MARKERS = "osD^"  # told apart without colour
 
 
 def draw(result: DenoisingResult) -> Figure:
-    """Four panels that share their legend; bars are 95 % intervals over cells."""
-    figure = Figure(figsize=(8.5, 6.2), layout="constrained", facecolor=PAPER)
-    axes = figure.subplots(2, 2)
-    for ax, (score, title) in zip(axes.flat, PANELS.items(), strict=True):
+    """A panel a score, the legend in the last place; bars are 95 % intervals over cells."""
+    figure = Figure(figsize=(11.4, 6.2), layout="constrained", facecolor=PAPER)
+    *axes, last = figure.subplots(2, 3).flat
+    for ax, (score, title) in zip(axes, PANELS.items(), strict=True):
         _panel(ax, result, score, title)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9
-    )
+    last.set_axis_off()
+    handles, labels = axes[0].get_legend_handles_labels()
+    last.legend(handles, labels, loc="center left", frameon=False, fontsize=10)
     return figure
 
 

@@ -9,13 +9,14 @@ genes, averaged over 300 cells, a neighbour graph, Leiden.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
+from scfm.data.gene_choice import find_genes
 from scfm.errors import ConfigError, InputError
 from scfm.evaluate.baselines import variable_genes
 from scfm.evaluate.gene_modules import compare_modules
@@ -24,7 +25,6 @@ from scfm.tasks.decoding import check_decodes
 from scfm.tasks.expression import gene_of_column, log_expression, measured_genes
 from scfm.tasks.gene_context import mean_context
 from scfm.tasks.gene_graph import leiden_modules
-from scfm.tasks.perturbation_data import find_targets
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
 from scfm.tokens.vocab import GeneVocab
@@ -35,6 +35,7 @@ from scfm.version import __version__
 if TYPE_CHECKING:
     from anndata import AnnData
 
+COMPARISONS = ("coexpression",)
 N_VARIABLE = 2000
 FEWEST_GENES = 10
 
@@ -48,7 +49,7 @@ def gene_modules(
     n_neighbours: int = 15,
     resolution: float = 1.0,
     key_added: str = "gene_modules",
-    compare_with: Literal["coexpression"] | None = None,
+    compare_with: str | None = None,
     seed: int = 0,
     layer: str | None = None,
     species: str = "auto",
@@ -62,7 +63,8 @@ def gene_modules(
     adata
         Raw counts in X, ``layers["counts"]`` or ``raw``.
     genes
-        Which genes; None: the 2,000 most variable.
+        Which genes, by symbol or Ensembl id; None: the 2,000 most variable, chosen from all
+        cells, those that modules are judged by among them.
     n_cells
         Cells the embeddings are averaged over, drawn by the seed; at most half of the cells, so
         that others are left to judge by.
@@ -70,7 +72,8 @@ def gene_modules(
         Of the graph, by cosine, and of Leiden: more gives more modules.
     compare_with
         "coexpression": also group the genes by Pearson's r of log1p(cp10k) in the same cells, and
-        say how alike the two groupings are and how well each holds in the other cells.
+        say how alike the two groupings are and how well each holds in the other cells. A winner
+        is named only where the 95 % interval of the difference, over those cells, excludes zero.
 
     Returns
     -------
@@ -82,6 +85,7 @@ def gene_modules(
     """
     adata = adata.copy() if copy else adata
     model, key_added = as_model(model), checked_key(key_added)
+    check_comparison(compare_with)
     check_decodes(model, "states")
     config = InputConfig(
         layer=layer,
@@ -117,6 +121,15 @@ def gene_modules(
     return adata if copy else None
 
 
+def check_comparison(compare_with: str | None) -> None:
+    """Raises ConfigError for what modules cannot be compared with."""
+    if compare_with not in (None, *COMPARISONS):
+        raise ConfigError(
+            f"compare_with is {compare_with!r}; known are None and "
+            f"{', '.join(map(repr, COMPARISONS))}."
+        )
+
+
 def choose_genes(
     member: PoolMember, expression: sp.csr_matrix, genes: Sequence[str] | None
 ) -> Int[np.ndarray, " chosen"]:
@@ -140,16 +153,14 @@ def choose_genes(
 def _named(
     vocab: GeneVocab, measured: Int[np.ndarray, " gene"], genes: Sequence[str]
 ) -> Int[np.ndarray, " chosen"]:
-    known = find_targets(sorted(set(genes)), vocab)
-    unknown = sorted(set(genes) - set(known))
-    absent = sorted(name for name, gene in known.items() if gene not in set(measured.tolist()))
-    for names, what in ((unknown, "not in the model's vocabulary"), (absent, "not in this data")):
-        if names:
-            raise ConfigError(
-                f"{len(names)} of the genes asked for are {what}: {', '.join(names[:5])}. "
-                "Leave them out."
-            )
-    return np.unique(list(known.values()))
+    found = np.sort(find_genes(genes, vocab.symbols, vocab.ensembl_ids))
+    absent = [vocab.symbols[gene] for gene in np.setdiff1d(found, measured)]
+    if absent:
+        raise ConfigError(
+            f"{len(absent)} of the genes asked for are not in this data: {', '.join(absent[:5])}. "
+            "Leave them out."
+        )
+    return found
 
 
 def deal_cells(

@@ -10,10 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scfm.batch import CellBatch
 from scfm.errors import ConfigError, ModelError
-from scfm.model import scfoundation
+from scfm.model import performer, scfoundation
 from scfm.model.base import save_model
 from scfm.model.config import ScfoundationConfig, ScfoundationSizes
 from scfm.model.families import load_model
+from scfm.model.performer import stabilised
 from scfm.model.pretrained import ScfmModel
 from scfm.model.scfoundation import ScfoundationModel, seen
 from scfm.model.scfoundation_flops import flops_by_part
@@ -148,6 +149,30 @@ def test_targets_and_chosen_genes_are_those_of_all(rng, monkeypatch):
         (model.decode(cells, states, genes), decoded),
     ):
         torch.testing.assert_close(some, of_all[:, genes], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("stabiliser", "together"), [("per_sample", 1), ("global", 4)])
+def test_cells_that_share_a_stabiliser_are_decoded_together(rng, monkeypatch, stabiliser, together):
+    """The largest exponent of all cells is subtracted: a part of them would have another."""
+    cells, n_stabilised = masked_cells(rng, LENGTHS), set()
+    model = toy_scfoundation(stabiliser=stabiliser, initializer_range=0.3)
+    states = model(cells)
+
+    def predictions():
+        targets = model.predict_targets(cells, states)["decoder"]
+        return model.predict(cells, states), model.decode(cells, states), targets
+
+    def spy(sums, how):
+        n_stabilised.add(len(sums))
+        return stabilised(sums, how)
+
+    wanted = predictions()
+    monkeypatch.setattr(scfoundation, "MOST_AT_ONCE", 1)
+    monkeypatch.setattr(performer, "stabilised", spy)
+    for ours, theirs in zip(predictions(), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=5e-6, atol=5e-6)
+    assert n_stabilised == {together}
 
 
 @torch.no_grad()

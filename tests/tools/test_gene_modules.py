@@ -9,7 +9,13 @@ from sklearn.metrics import adjusted_rand_score
 
 import scfm
 from scfm.errors import ConfigError, InputError, ModelError
-from scfm.evaluate.gene_modules import held_out_coexpression, within
+from scfm.evaluate.gene_modules import (
+    difference_over_cells,
+    held_out_coexpression,
+    verdict_on,
+    within,
+    within_of_weighted,
+)
 from scfm.tasks.gene_graph import by_size, leiden_modules, neighbour_graph
 from scfm.tools.module_activity import activity, deal_cells
 from tests.toys import scfoundation_vocab, toy_model, toy_scfoundation
@@ -86,6 +92,53 @@ def test_random_modules_have_the_mean_correlation(rng):
     assert found["random_low"] < found["random"] < found["random_high"]
 
 
+def test_resampled_modules_are_those_of_the_cells_drawn(rng):
+    """Oracle: numpy's r of the cells as drawn; a gene that does not vary goes with none."""
+    cells = rng.normal(size=(25, 9))
+    cells[:, 4] = 2.0
+    groupings = [np.array([0, 0, 1, 1, 1, 2, 2, 2, 2]), np.arange(9) % 2, np.arange(9)]
+    drawn = [np.arange(25), rng.integers(25, size=25)]
+    weights = np.stack([np.bincount(d, minlength=25) for d in drawn]).astype(float)
+    found = within_of_weighted(cells, weights, groupings)
+    for at, grouping in enumerate(groupings):
+        for draw, chosen in enumerate(drawn):
+            with np.errstate(invalid="ignore"):
+                r = np.nan_to_num(np.corrcoef(cells[chosen].T))
+            assert found[at, draw] == pytest.approx(within(r, grouping), abs=1e-9)
+    assert (found[2] == 0).all()  # modules of one gene have no pair
+
+
+def test_the_same_modules_differ_by_nothing_and_planted_ones_win(rng):
+    truth = np.repeat([0, 1], 6)
+    cells = rng.normal(size=(80, 2))[:, truth] + rng.normal(size=(80, 12))
+    same = difference_over_cells(cells, truth, truth, 0)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    random = np.arange(12) % 2
+    won = difference_over_cells(cells, truth, random, 0)
+    r = np.corrcoef(cells.T)
+    assert won.value == pytest.approx(within(r, truth) - within(r, random))
+    assert 0 < won.low < won.value < won.high
+    lost = difference_over_cells(cells, random, truth, 0)
+    assert (lost.low, lost.high) == pytest.approx((-won.high, -won.low))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.01, 0.1, "The model's modules go together better in 1,234 other cells"),
+        (-0.1, -0.01, "Co-expression's modules go together better in 1,234 other cells"),
+        (-0.01, 0.1, "The model's and co-expression's modules cannot be told apart in 1,234"),
+    ],
+)
+def test_no_winner_is_named_where_the_interval_holds_zero(low, high, said):
+    scores = {"within": 0.3, "random": 0.1}
+    apart = {"value": (low + high) / 2, "low": low, "high": high}
+    found = {"model": scores, "coexpression": scores, "model_minus_coexpression": apart}
+    verdict = verdict_on({**found, "n_other_cells": 1234, "ari": 0.5, "nmi": 0.5})
+    assert verdict.startswith(said)
+    assert f"95 % {low:+.3f} to {high:+.3f}" in verdict
+
+
 def test_activity_is_the_mean_z_score(rng):
     x = rng.uniform(size=(20, 5))
     x[:, 4] = 2.0  # a gene that does not vary says nothing
@@ -118,7 +171,11 @@ def test_everything_is_written_where_it_is_promised(planted, model):
     assert adjusted_rand_score(planted.var["truth"], both["modules"]) == 1
     assert both["coexpression"]["within"] > both["coexpression"]["random_high"]
     assert both["n_other_cells"] == 90
-    assert "verdict" in both
+    assert both["verdict"].startswith("Co-expression's modules go together better")
+    apart = both["model_minus_coexpression"]
+    difference = both["model"]["within"] - both["coexpression"]["within"]
+    assert apart["value"] == pytest.approx(difference, abs=1e-5)
+    assert apart["low"] <= apart["value"] <= apart["high"] < 0
     scfm.tl.gene_modules(planted, model, n_cells=30, resolution=0.1, key_added="m")
     assert [c for c in planted.obs if c.startswith("m_")] == [
         f"m_{k}" for k in range(planted.uns["scfm"]["m"]["n_modules"])
@@ -151,8 +208,12 @@ def test_chosen_genes_alone_are_grouped(planted, model):
 
 
 def test_refusals(planted, model):
-    with pytest.raises(ConfigError, match="not in the model's vocabulary: NOPE"):
+    with pytest.raises(ConfigError, match="'NOPE' is a gene outside the vocabulary"):
         scfm.tl.gene_modules(planted, model, genes=["NOPE", *SYMBOLS[:20]])
+    with pytest.raises(ConfigError, match="genes is the text 'CD3E'; wanted a list of names"):
+        scfm.tl.gene_modules(planted, model, genes="CD3E")
+    with pytest.raises(ConfigError, match="compare_with is 'x'; known are None and 'coexpression'"):
+        scfm.tl.gene_modules(planted, model, compare_with="x")
     with pytest.raises(ConfigError, match=f"not in this data: {SYMBOLS[45]}"):
         scfm.tl.gene_modules(planted, model, genes=[SYMBOLS[45], *SYMBOLS[:20]])
     with pytest.raises(InputError, match="3 genes to group; wanted at least 10"):
