@@ -243,11 +243,13 @@ def test_features_are_a_function_of_seed_step_and_layer():
     assert all(torch.equal(a, b) for a, b in zip(first, directions(other), strict=True))
     assert not torch.equal(*first)
     one.before_step(7, 10)
-    assert not torch.equal(first[0], directions(one)[0])
+    second = directions(one)[0]
+    assert not torch.equal(first[0], second)
     one.before_step(7, 9)
     assert torch.equal(first[0], directions(one)[0])
     one.before_step(8, 0)
     assert not torch.equal(first[0], directions(one)[0])
+    assert not torch.equal(second, directions(one)[0])  # not of seed + number of the draw
 
 
 def test_features_never_drawn_again():
