@@ -6,7 +6,8 @@ out  a folder for scfm.load, ``scfm embed`` and the rest
 
 from pathlib import Path
 
-from scfm.errors import ConfigError, ModelError, OutputError
+from scfm.data.write import check_new_folder, make_folder
+from scfm.errors import ConfigError, ModelError
 from scfm.train.checkpoint_files import (
     checkpoint_folder,
     checkpoints,
@@ -20,20 +21,18 @@ def export_model(source: str | Path, out: str | Path) -> Path:
     """Write the model of a run's newest whole checkpoint, or of the one named, into ``out``.
 
     Works for every strategy, without a GPU, in one process. Raises ConfigError where there is no
-    such run or step, ModelError for a damaged checkpoint, OutputError where ``out`` exists.
+    such run or step, ModelError for a damaged checkpoint, OutputError where ``out`` exists or
+    cannot be made.
     """
     out = Path(out)
-    if out.exists():
-        raise OutputError(f"{out} exists already. Name a new folder: --out NAME.")
+    check_new_folder(out)
     run, step = _parse(str(source))
     checkpoint = _newest(run) if step is None else _of_step(run, step)
     # light refusals above, torch only from here on
-    from scfm.data.write import make_folder
-
-    make_folder(out.parent)
     from scfm.tasks.model_export import export_checkpoint
     from scfm.tasks.pretrain_run import read_run
 
+    make_folder(out.parent)
     return export_checkpoint(checkpoint, read_run(run), run, out)
 
 
