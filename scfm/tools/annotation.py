@@ -31,7 +31,7 @@ from scfm.tools.embedding import (
     vocab_of,
     write_settings,
 )
-from scfm.tools.loading import as_model
+from scfm.tools.loading import as_model, input_config
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -106,12 +106,7 @@ def annotate(
     """
     adata = adata.copy() if copy else adata
     model, key_added = as_model(model), checked_key(key_added)
-    config = InputConfig(
-        layer=layer,
-        species=species,  # pyright: ignore[reportArgumentType]  # checked by align
-        orthologs=orthologs,
-        minimum_coverage=minimum_coverage,
-    )
+    config = input_config(layer, species, minimum_coverage, orthologs=orthologs)
     voters = fit_reference(
         model,
         reference,

@@ -29,7 +29,7 @@ from scfm.tools.embedding import (
     vocab_of,
     write_settings,
 )
-from scfm.tools.loading import as_model
+from scfm.tools.loading import as_model, input_config
 from scfm.tools.memory import check_fits
 from scfm.tools.predicted_layer import (
     LayerColumns,
@@ -142,18 +142,13 @@ def denoise(
         seed=seed,
         batch_size=batch_size,
     )
-    input_config = InputConfig(
-        layer=layer,
-        species=species,  # pyright: ignore[reportArgumentType]  # checked by align
-        orthologs=orthologs,
-        minimum_coverage=minimum_coverage,
-    )
+    reading = input_config(layer, species, minimum_coverage, orthologs=orthologs)
     model = as_model(model)
     check_decodes(model, "expression")
     chosen_genes(vocab_of(model), genes)  # unknown ones are refused before anything is read
-    member, report = open_input(adata, vocab_of(model), input_config, model.token_config)
+    member, report = open_input(adata, vocab_of(model), reading, model.token_config)
     var: Any = adata.var
-    job = _Job.of(model, member, report, var, config, input_config)
+    job = _Job.of(model, member, report, var, config, reading)
     check_fits((1 + sample_counts, *adata.shape), "The layer", REMEDY)
     layers = {name: np.empty(adata.shape, dtype) for name, dtype in job.layers.items()}
     for rows, parts in job.parts():
@@ -225,10 +220,10 @@ class _Job:
         report: GeneReport,
         var: pd.DataFrame,
         config: DenoiseConfig,
-        input_config: InputConfig,
+        reading: InputConfig,
     ) -> "_Job":
         chosen = chosen_genes(vocab_of(model), config.genes)
-        columns = layer_columns(var, member, input_config, chosen)
+        columns = layer_columns(var, member, reading, chosen)
         if columns.n_repeated:
             warnings.warn(
                 f"{columns.n_repeated:,} columns of {member.source.name} repeat a gene: the first "

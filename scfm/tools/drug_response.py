@@ -28,7 +28,7 @@ from scfm.tasks.embedding import MOST_TOKENS
 from scfm.tokens.given_values import RECIPES, cells_by_recipe, median_total
 from scfm.tokens.inputs import InputConfig
 from scfm.tools.embedding import checked_batch_size, checked_key, model_id, scfm_uns, vocab_of
-from scfm.tools.loading import as_model
+from scfm.tools.loading import as_model, input_config
 from scfm.version import __version__
 
 if TYPE_CHECKING:
@@ -115,12 +115,7 @@ def drug_features(
     model, key_added = as_model(model), checked_key(key_added)
     _check(model, recipe, total)
     assert isinstance(model, ScfoundationModel), "checked above"
-    config = InputConfig(
-        layer=layer,
-        species=species,  # pyright: ignore[reportArgumentType]  # checked by align
-        orthologs=orthologs,
-        minimum_coverage=minimum_coverage,
-    )
+    config = input_config(layer, species, minimum_coverage, orthologs=orthologs)
     if RECIPES[recipe].from_counts:
         samples = _counts(adata, model, config)
         column_to_gene = samples.alignment.column_to_gene

@@ -19,7 +19,7 @@ from scfm.tasks.embedding import EmbeddedCells, EmbeddingConfig, embed_cells
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
 from scfm.tokens.vocab import GeneVocab
-from scfm.tools.loading import as_model
+from scfm.tools.loading import as_model, input_config
 from scfm.version import __version__
 
 if TYPE_CHECKING:
@@ -71,12 +71,7 @@ def embed(
     adata = adata.copy() if copy else adata
     model, key_added = as_model(model), checked_key(key_added)
     how = EmbeddingConfig.of(model, pooling, target_depth)
-    config = InputConfig(
-        layer=layer,
-        species=species,  # pyright: ignore[reportArgumentType]  # checked by align
-        orthologs=orthologs,
-        minimum_coverage=minimum_coverage,
-    )
+    config = input_config(layer, species, minimum_coverage, orthologs=orthologs)
     member, report = open_input(adata, vocab_of(model), config, model.token_config)
     adata.obsm[key_added] = embed_source(model, member, how, batch_size).embedding
     settings = embed_settings(model, member, report, how)

@@ -16,11 +16,11 @@ from scfm.errors import ConfigError, LabelError
 from scfm.model.base import CellModel
 from scfm.model.scfoundation import ScfoundationModel
 from scfm.tasks.decoding import DecodedCells, check_decodes, decode_cells
-from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tokens.inputs import open_input
 from scfm.tokens.target_depth import parse_target_depth
 from scfm.tools.decoded import chosen_genes, decoder_settings, say_unmeasured
 from scfm.tools.embedding import checked_batch_size, checked_key, scfm_uns, vocab_of
-from scfm.tools.loading import as_model
+from scfm.tools.loading import as_model, input_config
 from scfm.tools.memory import check_fits
 from scfm.tools.zarr_output import write_cell_array
 
@@ -96,12 +96,7 @@ def gene_embedding(
     check_decodes(model, "states")
     assert isinstance(model, ScfoundationModel), "checked above"
     chosen = chosen_genes(vocab_of(model), genes)
-    config = InputConfig(
-        layer=layer,
-        species=species,  # pyright: ignore[reportArgumentType]  # checked by align
-        orthologs=orthologs,
-        minimum_coverage=minimum_coverage,
-    )
+    config = input_config(layer, species, minimum_coverage, orthologs=orthologs)
     member, report = open_input(adata, vocab_of(model), config, model.token_config)
     obs: Any = adata.obs
     groups = None if average_by is None else cell_groups(obs, average_by)

@@ -1,4 +1,4 @@
-"""A name -> a model ready to use."""
+"""What tools begin with: a name -> a model ready to use; arguments -> how data is read."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import torch
 from scfm.errors import ConfigError
 from scfm.model.base import CellModel
 from scfm.model.families import load_model
+from scfm.tokens.inputs import InputConfig
 
 
 def load(source: str | Path, *, device: str = "auto") -> CellModel:
@@ -43,3 +44,15 @@ def choose_device(name: str) -> torch.device:
 def as_model(model: CellModel | str | Path) -> CellModel:
     """Models pass, paths and ids are loaded."""
     return model if isinstance(model, CellModel) else load(model)
+
+
+def input_config(
+    layer: str | None, species: str, minimum_coverage: float, *, orthologs: bool = False
+) -> InputConfig:
+    """How an AnnData is read, from a function's own arguments; align checks ``species``."""
+    return InputConfig(
+        layer=layer,
+        species=species,  # pyright: ignore[reportArgumentType]
+        orthologs=orthologs,
+        minimum_coverage=minimum_coverage,
+    )

@@ -25,11 +25,11 @@ from scfm.tasks.decoding import check_decodes
 from scfm.tasks.expression import gene_of_column, log_expression, measured_genes
 from scfm.tasks.gene_context import mean_context
 from scfm.tasks.gene_graph import leiden_modules
-from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tokens.inputs import open_input
 from scfm.tokens.pool import PoolMember
 from scfm.tokens.vocab import GeneVocab
 from scfm.tools.embedding import checked_key, model_id, scfm_uns, vocab_of
-from scfm.tools.loading import as_model
+from scfm.tools.loading import as_model, input_config
 from scfm.version import __version__
 
 if TYPE_CHECKING:
@@ -87,11 +87,7 @@ def gene_modules(
     model, key_added = as_model(model), checked_key(key_added)
     check_comparison(compare_with)
     check_decodes(model, "states")
-    config = InputConfig(
-        layer=layer,
-        species=species,  # pyright: ignore[reportArgumentType]  # checked by align
-        minimum_coverage=minimum_coverage,
-    )
+    config = input_config(layer, species, minimum_coverage)
     member, report = open_input(adata, vocab_of(model), config, model.token_config)
     expression = log_expression(member)
     chosen = choose_genes(member, expression, genes)

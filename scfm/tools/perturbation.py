@@ -45,7 +45,7 @@ from scfm.tasks.perturbation_data import (
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
 from scfm.tools.embedding import model_id, vocab_of
-from scfm.tools.loading import as_model
+from scfm.tools.loading import as_model, input_config
 from scfm.tools.perturbation_report import write_run
 from scfm.version import __version__
 
@@ -308,11 +308,7 @@ def _mean_control(
     """Mean log1p(cp10k) of the head's genes, and which of them are measured."""
     from scfm.tokens.masking import MaskConfig
 
-    config = InputConfig(
-        layer=layer,
-        species=species,  # pyright: ignore[reportArgumentType]  # checked by align
-        minimum_coverage=minimum_coverage,
-    )
+    config = input_config(layer, species, minimum_coverage)
     member, _ = open_input(adata, head.vocab, config, MaskConfig())
     genes = head.genes.cpu().numpy()
     is_measured = np.isin(genes, measured_genes(member))
