@@ -60,13 +60,23 @@ def decided_by_first(decide: Callable[[], Any]) -> Any:
         finally:
             _store().set(name, json.dumps(told))
     else:
-        # Asked again and again rather than waited for: a signal can end it.
-        while not _store().check([name]):
-            time.sleep(POLL_SECONDS)
-        told = json.loads(_store().get(name))
+        told = _told_by_first(name)
         if "refused" in told:
             raise AnotherSaysWhy("The first process stopped; it says why.")
     return told["value"]
+
+
+def _told_by_first(name: str) -> dict[str, Any]:
+    from torch.distributed import DistNetworkError
+
+    try:
+        # Asked again and again rather than waited for: a signal can end it.
+        while not _store().check([name]):
+            time.sleep(POLL_SECONDS)
+        return json.loads(_store().get(name))
+    except DistNetworkError as error:
+        # Without torchrun the store is the first process's own, and ends with it.
+        raise AnotherSaysWhy("The first process is gone.") from error
 
 
 @functools.cache

@@ -194,6 +194,7 @@ def test_two_never_train_in_one_folder(run, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(StepProgress, "on_train_batch_end", meddle)
+        patch.setattr("scfm.data.lock.GRACE_SECONDS", 0)
         pretrain(run, out, vocab=toy_vocab())
     assert len(refusals) == 3
     release_lock(take_lock(out / LOCK))
