@@ -3,10 +3,11 @@
 in   CellBatch: sentences, the words in the order they are said; values are bins
 out  CellStates; logits of the next word, and the value it would have
 
-Source: Bian et al. 2024, scMulan, doi:10.1101/2024.01.25.577152. No positions, as released: what a
-word may look at is all that its place means.
+Source: Bian et al. 2024, scMulan, doi:10.1007/978-1-0716-3989-4_57. No positions, as released:
+what a word may look at is all that its place means.
 """
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,9 +26,9 @@ from scfm.model.generate import complete
 from scfm.model.init import initialise
 from scfm.model.recompute import Recompute
 from scfm.model.sampling import Decoding
+from scfm.tokens.sentence_config import SentenceConfig
 from scfm.tokens.vocab import GeneVocab
-
-END = "<E>"
+from scfm.tokens.words import END, Words
 
 
 class ScmulanModel(CellModel):
@@ -147,12 +148,20 @@ class ScmulanModel(CellModel):
         """Which activations of the blocks are made again in the backward pass."""
         self.decoder.recompute = how
 
-    @property
-    def token_config(self) -> Any:
-        """How cells become annotation prompts."""
-        from scfm.tokens.sentence_config import SentenceConfig
+    @cached_property
+    def words(self) -> Words:
+        """What the vocabulary's words mean. ModelError for one without words."""
+        return Words(self._known_vocab, self.types)
 
-        return SentenceConfig(n_bins=self.config.sizes.n_bins, max_genes=self.config.max_genes)
+    @property
+    def token_config(self) -> SentenceConfig:
+        """How cells become annotation prompts."""
+        return SentenceConfig(
+            columns=tuple(self.words.columns),
+            types=self.types,
+            n_bins=self.config.sizes.n_bins,
+            max_genes=self.config.max_genes,
+        )
 
     def batch_flops(
         self, visible: Int[Any, " cell"] | list[int], targets: Int[Any, " cell"] | list[int]
@@ -188,14 +197,12 @@ class ScmulanModel(CellModel):
 
     def type_ids(self, number: int) -> tuple[int, ...]:
         """Ids of the type words that may be said ``number``-th. ConfigError where there is none."""
-        from scfm.tokens.words import Words
-
         if number >= len(self.types):
             raise ConfigError(
                 f"This model says {len(self.types)} type words; asked for number {number + 1}. "
                 "For an embedding take --pooling prompt."
             )
-        return Words(self._known_vocab).type_ids(self.types[number])
+        return self.words.type_ids(self.types[number])
 
 
 def check_layout(vocab: GeneVocab) -> None:
