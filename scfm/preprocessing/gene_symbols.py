@@ -109,8 +109,9 @@ def unify_genes(
         {"ensembl_id": np.array(ensembl_ids, object)[kept], "n_columns": n_columns[kept]},
         index=pd.Index([listed[gene] for gene in kept]),
     )
-    obsm = {key: value.copy() for key, value in adata.obsm.items()}
-    unified = ad.AnnData(counts, obs=source.obs.copy(), var=var, obsm=obsm)
+    unified = ad.AnnData(counts, obs=source.obs.copy(), var=var)
+    for key, value in adata.obsm.items():
+        unified.obsm[key] = value.copy()
     unified.uns["scfm"] = {
         "unify_genes": {
             "symbols": symbols if isinstance(symbols, str) else "a list",
@@ -168,7 +169,7 @@ def _refuse(
 def _unified(
     source: CountsSource,
     meanings: Int[np.ndarray, " column"],
-    kept: Int[np.ndarray, " gene"],
+    kept: Int[np.ndarray, " kept"],
     n_columns: Int[np.ndarray, " gene"],
     collisions: str,
 ) -> sp.csr_matrix:
@@ -183,11 +184,13 @@ def _unified(
     if collisions == "rounded_mean":
         counts.data = rounded_mean(counts.data, n_columns[kept][counts.indices])
         counts.eliminate_zeros()
-    return counts.astype(np.float32)
+    counts.data = counts.data.astype(np.float32)
+    return counts
 
 
 def _part(rows: CountRows, to_gene: sp.csr_matrix) -> sp.csr_matrix:
-    shape = (rows.n_cells, to_gene.shape[0])
+    n_columns = len(to_gene.indptr) - 1
+    shape = (rows.n_cells, n_columns)
     part = sp.csr_matrix((rows.counts.astype(np.float64), rows.indices, rows.indptr), shape=shape)
     summed = sp.csr_matrix(part @ to_gene)
     summed.sort_indices()
