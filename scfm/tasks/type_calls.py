@@ -23,22 +23,30 @@ class TypeLogits:
     ----------
     levels
         Scores of each position's words, (cells, words); -inf where a word cannot be said.
+    coarse
+        Which word was said first, where scores after it follow; None: the first of the highest.
     """
 
     levels: tuple[Float[np.ndarray, "cell _"], ...]
+    coarse: Int[np.ndarray, " cell"] | None = None
 
     def __len__(self) -> int:
         return len(self.levels[0])
 
     def part(self, chosen: Shaped[np.ndarray, " chosen"]) -> "TypeLogits":
         """Some of the cells."""
-        return TypeLogits(tuple(level[chosen] for level in self.levels))
+        coarse = None if self.coarse is None else self.coarse[chosen]
+        return TypeLogits(tuple(level[chosen] for level in self.levels), coarse)
 
     @classmethod
     def joined(cls, parts: Sequence["TypeLogits"]) -> "TypeLogits":
         """The cells of all parts, in their order."""
         levels = zip(*(part.levels for part in parts), strict=True)
-        return cls(tuple(np.concatenate(level) for level in levels))
+        coarse = [part.coarse for part in parts if part.coarse is not None]
+        return cls(
+            tuple(np.concatenate(level) for level in levels),
+            np.concatenate(coarse) if coarse else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -84,9 +92,11 @@ def call_types(logits: TypeLogits, temperature: float = 1.0) -> TypeCalls:
     best: list[np.ndarray] = []
     reached: list[np.ndarray] = []
     others: list[tuple[np.ndarray, np.ndarray]] = []  # the second word of each level, its share
-    for level in logits.levels:
+    for number, level in enumerate(logits.levels):
         share = probabilities(level, temperature)
         first = level.argmax(1)
+        if number == 0 and logits.coarse is not None:
+            first = logits.coarse
         rest = share.copy()
         rest[cells, first] = 0.0
         second = rest.argmax(1)
