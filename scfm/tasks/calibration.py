@@ -60,12 +60,29 @@ class Calibration:
     def is_fitted(self) -> bool:
         return bool(self.facts)
 
+    def __str__(self) -> str:
+        if not self.is_fitted:
+            return f"not calibrated: unknown below {self.threshold:.3g}"
+        facts = self.facts
+        low, high = facts["precision_interval"]
+        return (
+            f"temperature {self.temperature:.3g}; unknown below {self.threshold:.3g}: "
+            f"{facts['coverage']:.1%} of {facts['n_cells']:,} cells get a name, "
+            f"{facts['precision']:.1%} of these the right one (95 % interval {low:.1%} to "
+            f"{high:.1%}); of all cells {facts['accuracy']:.1%}\n"
+            f"expected calibration error {facts['calibration_error_before']:.3f} -> "
+            f"{facts['calibration_error']:.3f}"
+        )
+
     def save(self, folder: str | Path) -> Path:
         """Write calibration.json into a model's folder."""
         out = Path(folder) / CALIBRATION
         with atomic_path(out) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
         return out
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
     @classmethod
     def of(cls, model: CellModel) -> "Calibration":

@@ -109,12 +109,12 @@ class _Worker:
     temperature: float
     pooling: str
 
+    @torch.inference_mode()
     def chunk(
         self, types: TypeWords, rows: CountRows, genes: Sequence[Sequence[int]]
     ) -> PerturbedChunk:
         prompts = self.member.tokenizer.shown(rows)
-        with torch.inference_mode():
-            state, said = say_types(self.model, types, self._on_device(prompts))
+        state, said = say_types(self.model, types, self._on_device(prompts))
         coarse = said.words, said.values
         before = self._seen(types, state, said)
         shifts = [self._shift(types, prompts, coarse, before, ids) for ids in genes]
@@ -154,11 +154,10 @@ class _Worker:
         self, types: TypeWords, prompts: CellBatch, words: np.ndarray, values: np.ndarray
     ) -> _Seen:
         """The edited cells, the words said of them before the edit put behind their prompts."""
-        with torch.inference_mode():
-            found = self.model(self._on_device(with_words(prompts, words, values)))
-            last = found.offsets[1:].long() - 1
-            said = SaidTypes(words, values, found.tokens[last])
-            return self._seen(types, found.tokens[last - 1], said)
+        found = self.model(self._on_device(with_words(prompts, words, values)))
+        last = found.offsets[1:].long() - 1
+        said = SaidTypes(words, values, found.tokens[last])
+        return self._seen(types, found.tokens[last - 1], said)
 
     def _seen(self, types: TypeWords, prompt: Tensor, said: SaidTypes) -> _Seen:
         logits = types.logits(self.model, prompt, said)

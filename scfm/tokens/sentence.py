@@ -131,8 +131,11 @@ class SentenceTokenizer(CellTokenizer):
         genes = np.minimum(np.minimum(n_expressed, self.config.max_genes), self.n_genes)
         return (genes + len(self.config.columns) + 2).astype(np.int64)
 
-    def asked_for(self, cells: CellBatch, target_depth: TargetDepth) -> NoReturn:
-        _refuse_depth()
+    def asked_for(self, cells: CellBatch, target_depth: TargetDepth) -> CellBatch:
+        """The same cells: "source", their own depth, is all that can be asked."""
+        if target_depth.kind != "source":
+            _refuse_depth()
+        return cells
 
     @cached_property
     def _labels(self) -> Int32[np.ndarray, "cell column"]:

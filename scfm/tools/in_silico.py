@@ -22,7 +22,7 @@ from scfm.errors import ConfigError, ScfmWarning
 from scfm.model.base import CellModel
 from scfm.model.scmulan import ScmulanModel
 from scfm.tasks.calibration import Calibration
-from scfm.tasks.in_silico import GeneEdit, How, PerturbedChunk, perturb_cells
+from scfm.tasks.in_silico import GeneEdit, PerturbedChunk, perturb_cells
 from scfm.tasks.word_annotation import POOLINGS, TypeWords
 from scfm.tokens.inputs import open_input
 from scfm.tokens.vocab import GeneVocab
@@ -39,7 +39,7 @@ def perturb_in_silico(
     model: CellModel | str | Path,
     *,
     genes: Sequence[str],
-    how: How = "remove",
+    how: str = "remove",
     value: int | None = None,
     key_added: str = "in_silico",
     pooling: str = "type",
