@@ -15,6 +15,7 @@ import typer
 
 from scfm.cli import (
     annotate,
+    calibrate,
     convert,
     demo,
     denoise,
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 for module in (
     *(demo, prepare, plan, pretrain, export, convert),
-    *(embed, annotate, denoise, info),
+    *(embed, annotate, calibrate, denoise, info),
 ):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(finetune.app, name="finetune")

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from scfm.tools.embedding import embed
     from scfm.tools.export_model import export_model
     from scfm.tools.gene_embeddings import gene_embedding
+    from scfm.tools.in_silico import perturb_in_silico
     from scfm.tools.module_activity import gene_modules
     from scfm.tools.perturbation import finetune_perturbation, perturb
+    from scfm.tools.type_calibration import calibrate
 
 __all__ = [
     "annotate",
+    "calibrate",
     "denoise",
     "drug_features",
     "embed",
@@ -26,10 +29,12 @@ __all__ = [
     "gene_embedding",
     "gene_modules",
     "perturb",
+    "perturb_in_silico",
 ]
 
 _LAZY = {
     "annotate": "scfm.tools.annotation",
+    "calibrate": "scfm.tools.type_calibration",
     "denoise": "scfm.tools.denoising",
     "drug_features": "scfm.tools.drug_response",
     "embed": "scfm.tools.embedding",
@@ -38,6 +43,7 @@ _LAZY = {
     "gene_embedding": "scfm.tools.gene_embeddings",
     "gene_modules": "scfm.tools.module_activity",
     "perturb": "scfm.tools.perturbation",
+    "perturb_in_silico": "scfm.tools.in_silico",
 }
 
 
