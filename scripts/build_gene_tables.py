@@ -1,10 +1,11 @@
 """Public gene lists -> the small tables in scfm/data/resources. The same lists give the same bytes.
 
 in   hgnc_complete_set.txt.gz, genes_homo_sapiens.csv.gz, genes_mus_musculus.csv.gz,
-     Ensembl105_Human2Mouse_Genes.csv.gz, scfoundation_gene_index_19264.tsv.gz
+     Ensembl105_Human2Mouse_Genes.csv.gz, scfoundation_gene_index_19264.tsv.gz,
+     scmulan_vocab.json
      (where each is from: scfm/data/resources/SOURCES.md)
 out  human_genes.tsv.gz, human_names.tsv.gz, mouse_genes.tsv.gz, orthologs.tsv.gz,
-     scfoundation_genes.tsv.gz
+     scfoundation_genes.tsv.gz, scmulan_tokens.tsv.gz
 
     python scripts/build_gene_tables.py FOLDER_WITH_THE_LISTS
 """
@@ -12,6 +13,7 @@ out  human_genes.tsv.gz, human_names.tsv.gz, mouse_genes.tsv.gz, orthologs.tsv.g
 import argparse
 import gzip
 import io
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -19,10 +21,16 @@ import pandas as pd
 
 RESOURCES = Path(__file__).resolve().parents[1] / "scfm" / "data" / "resources"
 
+# how many tokens of scMulan's list, in its order, are words of which kind
+SCMULAN_BLOCKS = (
+    *(("special", 1), ("gene", 2000), ("organ", 7), ("cell_type", 114), ("age", 33)),
+    *(("sample_status", 6), ("region", 33), ("seq_tech", 10), ("sex", 2), ("special", 16)),
+)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("lists", type=Path, help="folder with the five gene lists")
+    parser.add_argument("lists", type=Path, help="folder with the six lists")
     parser.add_argument("--out", type=Path, default=RESOURCES)
     arguments = parser.parse_args()
     hgnc = read_hgnc(arguments.lists / "hgnc_complete_set.txt.gz")
@@ -42,6 +50,7 @@ def main() -> None:
         "scfoundation_genes": scfoundation_genes(
             arguments.lists / "scfoundation_gene_index_19264.tsv.gz"
         ),
+        "scmulan_tokens": scmulan_tokens(arguments.lists / "scmulan_vocab.json"),
     }
     for name, table in tables.items():
         size = write_table(table, arguments.out / f"{name}.tsv.gz")
@@ -73,6 +82,17 @@ def scfoundation_genes(path: Path) -> pd.DataFrame:
     table = read_list(path, sep="\t").astype({"index": int})
     assert list(table["index"]) == list(range(len(table))), "the rows are not in their own order"
     return table[["gene_name"]].rename(columns={"gene_name": "symbol"})
+
+
+def scmulan_tokens(path: Path) -> pd.DataFrame:
+    """The tokens in the released order, each with what it is: the release only lists them."""
+    listed = json.loads(path.read_text(encoding="utf-8"))
+    tokens, genes, types = listed["tokens"], listed["genes"], set(listed["cell_types"])
+    kinds = [kind for kind, n in SCMULAN_BLOCKS for _ in range(n)]
+    table = pd.DataFrame({"token": tokens, "kind": kinds})
+    assert list(table["token"][table["kind"] == "gene"]) == genes, "the genes are not one block"
+    assert set(table["token"][table["kind"] == "cell_type"]) == types, "nor are the cell types"
+    return table
 
 
 def human_genes(hgnc: pd.DataFrame, ensembl: pd.DataFrame) -> pd.DataFrame:

@@ -75,6 +75,7 @@ _WIDTHS = {
     "mouse_genes": 3,
     "orthologs": 3,
     "scfoundation_genes": 1,
+    "scmulan_tokens": 2,
 }
 
 
@@ -124,6 +125,15 @@ def scfoundation_symbols() -> tuple[str, ...]:
     """The 19,264 genes of the published scFoundation models, in their order."""
     (symbols,) = _read("scfoundation_genes")
     return tuple(symbols)
+
+
+def scmulan_tokens() -> list[tuple[str, str]]:
+    """The tokens of the published scMulan models in their order, each with what it is.
+
+    "gene", "special", or the kind of metadata it is a word of: organ, cell_type, age,
+    sample_status, region, seq_tech, sex.
+    """
+    return list(zip(*_read("scmulan_tokens"), strict=True))
 
 
 def human_ensembl_ids(symbols: Sequence[str]) -> tuple[str, ...]:

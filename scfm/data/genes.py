@@ -45,6 +45,7 @@ __all__ = [
     "covered",
     "gene_table",
     "require_coverage",
+    "require_genes",
     "require_share",
 ]
 
@@ -153,6 +154,28 @@ def require_share(
             f"wanted at least {percent(minimum)}. {_cause(report)}\n{report}"
         )
     return report
+
+
+def require_genes(alignment: GeneAlignment, rows: CountRows, minimum: float = 0.5) -> GeneReport:
+    """The same for a vocabulary of chosen genes, which hold few of any cell's counts.
+
+    What must reach the minimum is the share of the vocabulary's genes that the data measure.
+    """
+    report = replace(alignment.report, counts_covered=covered(alignment, rows))
+    share = 1 - report.missing / report.n_genes
+    if share < minimum:
+        raise GeneCoverageError(
+            f"{percent(share)} of the model's {report.n_genes:,} genes are columns of "
+            f"{report.name}; wanted at least {percent(minimum)}. {report.likely_cause or _FEW_GENES}"
+            f"\n{report}"
+        )
+    return report
+
+
+_FEW_GENES = (
+    "Is this a panel, or were genes filtered out? Take the matrix with all genes; or, to go on "
+    "with those there are, lower the minimum coverage."
+)
 
 
 def _report(

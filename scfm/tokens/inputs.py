@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from scfm.data.counts import CellSource, CountRows
-from scfm.data.genes import GeneAlignment, GeneReport, align, require_coverage
+from scfm.data.genes import GeneAlignment, GeneReport, align, require_coverage, require_genes
 from scfm.data.quality import keep
 from scfm.data.read import open_counts
 from scfm.data.soma_address import is_address
@@ -24,11 +24,16 @@ from scfm.tokens.collate import TokenConfig, Tokenizer
 from scfm.tokens.masking import MaskConfig, MaskedTokenizer
 from scfm.tokens.packed import CellTokenizer
 from scfm.tokens.pool import PoolMember
+from scfm.tokens.sentence import SentenceTokenizer
+from scfm.tokens.sentence_config import SentenceConfig
 from scfm.tokens.tables import Alignment, DatasetAlignment
 from scfm.tokens.vocab import GeneVocab
+from scfm.tokens.word_labels import Labelled
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+TokenSettings = TokenConfig | MaskConfig | SentenceConfig  # each names a family's tokenizer
 
 CELLS_SAMPLED = 512  # spread over the file, to measure coverage before the long work begins
 BLOCKS_SAMPLED = 64  # spread over a store, all cells of each
@@ -45,7 +50,8 @@ class InputConfig:
     duplicates: Literal["sum", "refuse"] = "sum"  # columns of one gene
     layer: str | None = None  # None: X, layers["counts"] or raw, whichever holds raw counts
     expected_counts: bool = False  # accept non-integer expected counts (RSEM)
-    minimum_coverage: float = 0.5  # share of the counts on genes the vocabulary knows
+    # share of the counts on genes the vocabulary knows; of sentences, of its genes that are there
+    minimum_coverage: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.minimum_coverage <= 1:
@@ -58,7 +64,7 @@ def open_input(
     data: "str | Path | AnnData",
     vocab: GeneVocab,
     config: InputConfig,
-    tokens: TokenConfig | MaskConfig | None = None,
+    tokens: TokenSettings | None = None,
     *,
     backed: bool | None = None,
     manifest: int | None = None,
@@ -93,20 +99,36 @@ def open_input(
     alignment = _aligner(vocab, config)(source.var, source.name)
     spread = np.linspace(0, source.n_cells - 1, min(source.n_cells, CELLS_SAMPLED))
     sample = source.rows(spread.round().astype(np.int64))
-    report = require_coverage(alignment, sample, config.minimum_coverage)
-    tokenizer = tokenizer_for(vocab, alignment, tokens)
+    report = _floor(tokens)(alignment, sample, config.minimum_coverage)
+    tokenizer = tokenizer_for(vocab, alignment, tokens, source)
     return PoolMember(source, tokenizer, (report,)), report
 
 
 def tokenizer_for(
     vocab: GeneVocab,
     alignments: Alignment | Sequence[DatasetAlignment],
-    tokens: TokenConfig | MaskConfig | None,
+    tokens: TokenSettings | None,
+    source: CellSource | Labelled | None = None,
 ) -> CellTokenizer:
-    """The tokenizer of the family whose settings these are; the scfm family's without any."""
+    """The tokenizer of the family whose settings these are; the scfm family's without any.
+
+    Sentences take a training example's words from the obs of ``source``, whose cells these are.
+    """
+    if isinstance(tokens, SentenceConfig):
+        return SentenceTokenizer(vocab, alignments, tokens, source)
     if isinstance(tokens, MaskConfig):
         return MaskedTokenizer(vocab, alignments, tokens)
     return Tokenizer(vocab, alignments, tokens)
+
+
+def _floor(
+    tokens: TokenSettings | None,
+) -> Callable[[GeneAlignment, CountRows, float], GeneReport]:
+    """What is held to the minimum: most of a cell's counts, or of the genes sentences are made of.
+
+    The most variable genes hold a fifth of the counts where nothing is missing.
+    """
+    return require_genes if isinstance(tokens, SentenceConfig) else require_coverage
 
 
 def _aligner(vocab: GeneVocab, config: InputConfig) -> Callable[[pd.DataFrame, str], GeneAlignment]:
@@ -122,7 +144,7 @@ def _aligner(vocab: GeneVocab, config: InputConfig) -> Callable[[pd.DataFrame, s
 
 
 def _open_store(
-    store: Store, vocab: GeneVocab, config: InputConfig, tokens: TokenConfig | MaskConfig | None
+    store: Store, vocab: GeneVocab, config: InputConfig, tokens: TokenSettings | None
 ) -> tuple[PoolMember, GeneReport]:
     if store.n_cells == 0:
         raise InputError(f"{store.name} holds no cells. Add some: scfm prepare CELLS --out ...")
@@ -135,7 +157,7 @@ def _open_store(
             continue
         try:  # every data set is looked at before any is refused
             if number in samples:
-                report = require_coverage(alignment, samples[number], config.minimum_coverage)
+                report = _floor(tokens)(alignment, samples[number], config.minimum_coverage)
             else:  # all of its cells were dropped
                 report = alignment.report
         except (GeneCoverageError, InputError) as error:
@@ -149,7 +171,7 @@ def _open_store(
         for alignment, has_column in aligned
         if isinstance(alignment, GeneAlignment)
     ]
-    tokenizer = tokenizer_for(vocab, alignments, tokens)
+    tokenizer = tokenizer_for(vocab, alignments, tokens, store)
     worst = min(reports, key=lambda report: report.counts_covered or 0.0)
     # a cached_property is a property, which the checker of types does not know
     return PoolMember(cast(CellSource, store), tokenizer, tuple(reports)), worst

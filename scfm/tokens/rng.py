@@ -19,6 +19,7 @@ from scfm.data.mixing import GOLDEN, mix64, mix64_array
 
 # Purposes a cell's key is split into. A new one gets a new number: old draws must not move.
 ROUNDING, DEPTH, SUBSET, TARGETS, ZEROS, CORRUPTION, RANDOM_VALUES = range(7)
+SENTENCE, GENE_ORDER, WORD_SUBSET = range(7, 10)
 
 
 def cell_keys(

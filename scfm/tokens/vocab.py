@@ -1,7 +1,10 @@
 """Which genes a model knows, in which order, under which token ids. NumPy-free, torch-free.
 
-in   gene symbols and Ensembl ids in order; the special tokens before or after them
+in   gene symbols and Ensembl ids in order; the special tokens before or after them, words included
 out  GeneVocab: ids, a hash, and one readable file (vocab.tsv) that travels with the model
+
+A word is a special token that stands for a value of an obs column: "Blood" of organ. What words
+mean is looked up in scfm.tokens.words.
 """
 
 import hashlib
@@ -10,10 +13,17 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from scfm.data.gene_tables import gene_table, human_ensembl_ids, scfoundation_symbols
+from scfm.data.gene_tables import (
+    gene_table,
+    human_ensembl_ids,
+    scfoundation_symbols,
+    scmulan_tokens,
+)
 from scfm.errors import MissingFileError, ModelError
 
 FORMAT = "scfm-vocab 1"
+SPECIAL = "special"
+WORD = "word:"  # in the file, before the columns a word belongs to
 
 
 @dataclass(frozen=True)
@@ -28,16 +38,25 @@ class GeneVocab:
         Ensembl gene id of each, without version; "" where unknown.
     specials_before, specials_after
         Special tokens with ids below and above the genes'.
+    kinds
+        What each of ``specials_after`` is: "special", or for a word the obs columns it belongs to,
+        joined by commas ("cell_type", "coarse,cell_type"). () where there are no words.
+    ontology_ids
+        The ontology id of each of ``specials_after`` ("CL:0000236"), "" where it has none. () where
+        none has one.
     """
 
     symbols: tuple[str, ...]
     ensembl_ids: tuple[str, ...]
     specials_before: tuple[str, ...] = ("[PAD]", "[CELL]", "[T]", "[S]")
     specials_after: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    ontology_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("symbols", "ensembl_ids", "specials_before", "specials_after"):
+        for name in vars(self):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._settle_words()
         if len(self.symbols) != len(self.ensembl_ids):
             raise ModelError(
                 f"A vocabulary needs one Ensembl id a gene ('' where unknown): got "
@@ -53,6 +72,37 @@ class GeneVocab:
                     f"{token!r} cannot be a token: it must be printable, not empty, "
                     "and not begin with '#'."
                 )
+
+    def _settle_words(self) -> None:
+        """Check the words; one vocabulary has one spelling, so equal ones compare as equal."""
+        for name, of_all in (("kinds", SPECIAL), ("ontology_ids", "")):
+            found = getattr(self, name)
+            if found and len(found) != len(self.specials_after):
+                raise ModelError(
+                    f"A vocabulary's {name} go with its special tokens after the genes: got "
+                    f"{len(found):,} and {len(self.specials_after):,}."
+                )
+            if all(one == of_all for one in found):
+                object.__setattr__(self, name, ())
+        for kind in set(self.kinds) - {SPECIAL}:
+            columns = kind.split(",")
+            if "" in columns or len(set(columns)) < len(columns) or not kind.isprintable():
+                raise ModelError(
+                    f"{kind!r} cannot be a kind of word: wanted the names of obs columns, joined "
+                    "by commas, each once."
+                )
+        after = zip(self.specials_after, self._kinds, self._ontology_ids, strict=True)
+        for token, kind, ontology_id in after:
+            if ontology_id and (kind == SPECIAL or not ontology_id.isprintable()):
+                raise ModelError(f"{token!r} is no word, so it has no ontology id {ontology_id!r}.")
+
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        return self.kinds or (SPECIAL,) * len(self.specials_after)
+
+    @property
+    def _ontology_ids(self) -> tuple[str, ...]:
+        return self.ontology_ids or ("",) * len(self.specials_after)
 
     @cached_property
     def tokens(self) -> tuple[str, ...]:
@@ -106,7 +156,7 @@ class GeneVocab:
             ) from None
 
     def save(self, path: str | Path) -> None:
-        """Write a TSV of token, Ensembl id and kind, in the order of the ids."""
+        """Write a TSV of token, Ensembl or ontology id and kind, in the order of the ids."""
         header = f"# {FORMAT}\n# sha256 {self.hash}\n# token\tensembl_id\tkind\n"
         Path(path).write_text(header + "".join(self._lines()), encoding="utf-8", newline="\n")
 
@@ -176,6 +226,29 @@ class GeneVocab:
             specials_after=("[T]", "[S]", "[PAD]"),
         )
 
+    @classmethod
+    @cache
+    def scmulan(cls) -> "GeneVocab":
+        """The 2,222 tokens of the published scMulan models under their ids.
+
+        <E> 0, 2,000 genes in alphabetical order, words of organ, cell_type, age, sample_status,
+        region, seq_tech and sex, then the task words <PCT>, <SPToken1> to <SPToken15>. The release
+        does not tell coarse from fine types: any word of cell_type may be either. Ensembl ids are
+        from our own tables, "" where unknown. Source: scfm/data/resources/SOURCES.md;
+        doi:10.1007/978-1-0716-3989-4_57.
+        """
+        tokens = scmulan_tokens()
+        genes = [token for token, kind in tokens if kind == "gene"]
+        first = tokens.index((genes[0], "gene"))
+        after = tokens[first + len(genes) :]
+        return cls(
+            symbols=tuple(genes),
+            ensembl_ids=human_ensembl_ids(genes),
+            specials_before=tuple(token for token, _ in tokens[:first]),
+            specials_after=tuple(token for token, _ in after),
+            kinds=tuple(kind for _, kind in after),
+        )
+
     @cached_property
     def _ids(self) -> dict[str, int]:
         return {token: position for position, token in enumerate(self.tokens)}
@@ -184,19 +257,23 @@ class GeneVocab:
         yield from (f"{token}\t\tspecial\n" for token in self.specials_before)
         for symbol, ensembl_id in zip(self.symbols, self.ensembl_ids, strict=True):
             yield f"{symbol}\t{ensembl_id}\tgene\n"
-        yield from (f"{token}\t\tspecial\n" for token in self.specials_after)
+        after = zip(self.specials_after, self._ontology_ids, self._kinds, strict=True)
+        for token, ontology_id, kind in after:
+            yield f"{token}\t{ontology_id}\t{kind if kind == SPECIAL else WORD + kind}\n"
 
     @classmethod
     def _from_body(cls, body: str, path: Path) -> "GeneVocab":
         before: list[str] = []
         genes: list[tuple[str, str]] = []
-        after: list[str] = []
+        after: list[tuple[str, str, str]] = []
         for line in body.splitlines():
             match line.split("\t"):
                 case [token, ensembl_id, "gene"] if not after:
                     genes.append((token, ensembl_id))
                 case [token, "", "special"]:
-                    (after if genes else before).append(token)
+                    after.append((token, "", SPECIAL)) if genes else before.append(token)
+                case [token, ontology_id, kind] if genes and kind.startswith(WORD):
+                    after.append((token, ontology_id, kind.removeprefix(WORD)))
                 case _:
                     raise ModelError(
                         f"{path} has the line {line!r}; wanted token, Ensembl id and kind, the "
@@ -206,7 +283,9 @@ class GeneVocab:
             symbols=tuple(symbol for symbol, _ in genes),
             ensembl_ids=tuple(ensembl_id for _, ensembl_id in genes),
             specials_before=tuple(before),
-            specials_after=tuple(after),
+            specials_after=tuple(token for token, _, _ in after),
+            kinds=tuple(kind for _, _, kind in after),
+            ontology_ids=tuple(ontology_id for _, ontology_id, _ in after),
         )
 
 
