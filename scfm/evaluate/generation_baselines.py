@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from scfm.evaluate.baselines import log1p_cp10k
 from scfm.tokens.bin_values import values_from_bins
+from scfm.tokens.value_bins import value_bins
 
 MOST_VALUES = 2**22  # of a dense block of the negative binomial
 
@@ -83,16 +84,11 @@ def negative_binomial(
 def binned(counts: sp.csr_matrix, n_bins: int) -> sp.csr_matrix:
     """The cells as a perfect model could say them: through ``n_bins`` bins and back.
 
-    Bins are of log1p(cp10k), equally wide up to the cell's largest value, the upper end included,
-    as in the cell sentences of scMulan (Bian et al. 2024, doi:10.1101/2024.01.25.577152).
+    Bins are of log1p(cp10k), as in the sentences of scfm.tokens.value_bins.
     """
     log_values = log1p_cp10k(counts, np.arange(n_columns(counts)))
     log_values.eliminate_zeros()
-    bins = np.zeros(log_values.nnz, dtype=np.int64)
-    for cell in range(n_rows(log_values)):
-        genes = slice(log_values.indptr[cell], log_values.indptr[cell + 1])
-        own = log_values.data[genes]
-        bins[genes] = np.digitize(own, np.linspace(0, own.max(), n_bins + 1), right=True)
+    bins = value_bins(log_values.indptr, log_values.data, n_bins)
     values = values_from_bins(log_values.indptr, bins, n_bins)
     parts = (np.expm1(values), log_values.indices, log_values.indptr)
     return sp.csr_matrix(parts, shape=(n_rows(log_values), n_columns(log_values)))
