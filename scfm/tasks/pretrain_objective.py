@@ -6,9 +6,12 @@ out  weights of the loss's terms; the columns of metrics.csv
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
+from scfm.batch import CellBatch
+from scfm.model.base import CellModel
 from scfm.objectives.parts import PARTS
+from scfm.tasks.pretrain_losses import BatchLosses, guess_losses
 
 
 @runtime_checkable
@@ -17,12 +20,11 @@ class Objective(Protocol):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Of each way in which the model guesses (``predict_targets``); first the main one."""
+        """Of each term of the loss, by its name; first the main one."""
         ...
 
-    @property
-    def zero_weight(self) -> float:
-        """Of a target without a count, against an expressed one's 1."""
+    def losses(self, model: CellModel, cells: CellBatch) -> BatchLosses:
+        """Of one batch."""
         ...
 
 
@@ -40,9 +42,8 @@ class ObjectiveConfig:
     def weights(self) -> dict[str, float]:
         return {"query": 1.0, "cell": self.cell_weight}
 
-    @property
-    def zero_weight(self) -> float:
-        return 1.0
+    def losses(self, model: CellModel, cells: CellBatch) -> BatchLosses:
+        return guess_losses(model, cells, self.weights, zero_weight=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,44 @@ class MaskedObjectiveConfig:
     @property
     def weights(self) -> dict[str, float]:
         return {"decoder": 1.0}
+
+    def losses(self, model: CellModel, cells: CellBatch) -> BatchLosses:
+        return guess_losses(model, cells, self.weights, self.zero_weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceObjectiveConfig:
+    """scMulan's: which words are still to be said, and with which values.
+
+    Its paper's loss (`scfm.objectives.sentence`) leaves two decisions open.
+
+    Attributes
+    ----------
+    value_weight
+        Of the squared error of value bins, against the words' loss; 200 as released.
+    end_target
+        Whether the end word is among the words to say at every place ("always"), or at the last
+        one alone ("last", the default: else it competes with every gene from the first word on, and
+        generated cells end early, as the published model's do).
+    type_target
+        Of several type words, all still to say ("set"), or the next one alone ("next").
+    """
+
+    value_weight: float = 200.0
+    end_target: Literal["last", "always"] = "last"
+    type_target: Literal["set", "next"] = "set"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value_weight < float("inf"):
+            raise ValueError(f"objective.value_weight must be at least 0, got {self.value_weight}")
+        if self.end_target not in ("last", "always"):
+            raise ValueError(f"objective.end_target is '{self.end_target}'; known are last, always")
+        if self.type_target not in ("set", "next"):
+            raise ValueError(f"objective.type_target is '{self.type_target}'; known are set, next")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"words": 1.0, "values": self.value_weight}
 
 
 def losses_of(objective: Objective) -> list[str]:
