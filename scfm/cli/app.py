@@ -22,6 +22,7 @@ from scfm.cli import (
     evaluate,
     export,
     finetune,
+    generate,
     info,
     plan,
     prepare,
@@ -40,7 +41,7 @@ app = typer.Typer(
 )
 for module in (
     *(demo, prepare, plan, pretrain, export, convert),
-    *(embed, annotate, denoise, info),
+    *(embed, annotate, denoise, generate, info),
 ):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(finetune.app, name="finetune")

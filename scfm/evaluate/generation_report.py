@@ -86,13 +86,13 @@ def standing(result: GenerationResult, method: str) -> tuple[str, str]:
     if method == GENERATED:
         return "model", "judged here"
     if method not in RIVALS:
-        return "even", "a bound: real cells"
+        return "even", "a bound"
     gap = result.versus[method][PRIMARY]
     if gap.low > 0:
-        return "ahead", "nearer to real cells"
+        return "ahead", "nearer"
     if gap.high < 0:
-        return "behind", "farther from real cells"
-    return "even", "no clear difference"
+        return "behind", "farther"
+    return "even", "not clear"
 
 
 def digits(value: float, score: str) -> str:
@@ -117,7 +117,11 @@ def chart(result: GenerationResult, score: str) -> Markup:
     figure = Figure(figsize=(4, 0.55 + 0.45 * len(methods)), layout="constrained")
     ax = figure.subplots()
     names = [NAMES[method] for method in methods]
-    figures.intervals(ax, names, found, highlight=methods.index(GENERATED))
+    figures.intervals(
+        *(ax, names, found),
+        highlight=methods.index(GENERATED),
+        digits=4 if score == PRIMARY else 3,
+    )
     low, high = min(one.low for one in found), max(one.high for one in found)
     room = 0.05 * (high - low) + 1e-4
     ax.set_xlim(low - room, high + room)
