@@ -7,7 +7,7 @@ A layer holds (cells, heads, room, d), a cell's words from place 0; what lies pa
 never looked at. Cells of a group are of like length, so little of the room is empty.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +24,8 @@ class LayerCache:
     """One layer's keys and values; empty until a prompt fills it."""
 
     room: int
-    keys: Tensor | None = None
-    values: Tensor | None = None
+    keys: Tensor = field(default_factory=lambda: torch.empty(0))
+    values: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def fill(
         self, k: Float[Tensor, "token head d"], v: Float[Tensor, "token head d"], cells: Packing
@@ -48,7 +48,6 @@ class LayerCache:
         lengths: Int[Tensor, " cell"],
     ) -> None:
         """One more word a cell, at the place after its last."""
-        assert self.keys is not None and self.values is not None, "filled by a prompt first"
         cell = torch.arange(len(lengths), device=lengths.device)
         self.keys[cell, :, lengths] = k.to(self.keys.dtype)
         self.values[cell, :, lengths] = v.to(self.values.dtype)
@@ -57,7 +56,6 @@ class LayerCache:
         self, q: Float[Tensor, "cell head d"], lengths: Int[Tensor, " cell"]
     ) -> Float[Tensor, "cell head d"]:
         """Each cell's query on the first ``lengths`` places of its own."""
-        assert self.keys is not None and self.values is not None, "filled by a prompt first"
         place = torch.arange(self.keys.shape[2], device=lengths.device)
         is_said = (place < lengths[:, None])[:, None, None]
         query = q.to(self.keys.dtype)[:, :, None]
@@ -67,13 +65,11 @@ class LayerCache:
     def grow(self, room: int) -> None:
         """Room for more words."""
         more = room - self.room
-        assert self.keys is not None and self.values is not None, "filled by a prompt first"
         self.keys, self.values = (F.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values))
         self.room = room
 
     def keep(self, cells: Bool[Tensor, " cell"]) -> None:
         """Drop the cells that are done."""
-        assert self.keys is not None and self.values is not None, "filled by a prompt first"
         self.keys, self.values = self.keys[cells], self.values[cells]
 
 

@@ -7,6 +7,8 @@ GPT-2's block: LayerNorm before each sublayer, GELU by tanh. No positions: the o
 matters through what each may look at alone. Source: Radford et al. 2019 (GPT-2).
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -97,10 +99,10 @@ class CausalDecoder(nn.Module):
         self, x: Float[Tensor, "token d"], cells: Packing, cache: WordCache
     ) -> Float[Tensor, "cell d"]:
         """The state of each cell's last word; the cache then holds all words."""
-        *blocks, last = self.blocks
-        for block, layer in zip(blocks, cache.layers, strict=False):
+        blocks: list[Any] = list(self.blocks)
+        for block, layer in zip(blocks[:-1], cache.layers[:-1], strict=True):
             x = block.prefill(x, cells, layer)
-        x = last.prefill_last(x, cells, cache.layers[-1])
+        x = blocks[-1].prefill_last(x, cells, cache.layers[-1])
         cache.lengths = cells.offsets.diff().long()
         return self.norm(x)
 
@@ -108,7 +110,8 @@ class CausalDecoder(nn.Module):
     def step(self, x: Float[Tensor, "cell d"], cache: WordCache) -> Float[Tensor, "cell d"]:
         """The states of one more word a cell, which joins the cache."""
         cache.make_room()
-        for block, layer in zip(self.blocks, cache.layers, strict=True):
+        blocks: list[Any] = list(self.blocks)
+        for block, layer in zip(blocks, cache.layers, strict=True):
             x = block.step(x, cache.lengths, layer)
         cache.lengths = cache.lengths + 1
         return self.norm(x)

@@ -127,8 +127,8 @@ def _numbers(prompts: CellBatch) -> np.ndarray:
 
 def _budget(model: Speaker) -> int:
     """Tokens whose keys and values fill CACHE_BYTES."""
-    blocks = model.decoder.blocks
-    weight: Any = blocks[0].qkv.weight
+    blocks: list[Any] = list(model.decoder.blocks)
+    weight = blocks[0].qkv.weight
     return max(1, CACHE_BYTES // (2 * len(blocks) * weight.shape[1] * weight.element_size()))
 
 

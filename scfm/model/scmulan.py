@@ -3,10 +3,11 @@
 in   CellBatch: sentences, the words in the order they are said; values are bins
 out  CellStates; logits of the next word, and the value it would have
 
-Source: Bian et al. 2024, scMulan, doi:10.1101/2024.01.25.577152. No positions, as released: what a
-word may look at is all that its place means.
+Source: Bian et al. 2024, scMulan, doi:10.1007/978-1-0716-3989-4_57. No positions, as released:
+what a word may look at is all that its place means.
 """
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,9 +26,21 @@ from scfm.model.generate import complete
 from scfm.model.init import initialise
 from scfm.model.recompute import Recompute
 from scfm.model.sampling import Decoding
+from scfm.tokens.sentence_config import SentenceConfig
 from scfm.tokens.vocab import GeneVocab
+from scfm.tokens.words import END, Words
 
-END = "<E>"
+
+class ValueHead(nn.Linear):
+    """A linear layer that may be asked for some of its outputs.
+
+    A module's call, not an index into its weight: strategies that shard weights gather them then.
+    """
+
+    def forward(
+        self, input: Float[Tensor, "n d"], words: Int[Tensor, " word"] | None = None
+    ) -> Float[Tensor, "n chosen"]:
+        return F.linear(input, self.weight if words is None else self.weight[words])
 
 
 class ScmulanModel(CellModel):
@@ -49,7 +62,7 @@ class ScmulanModel(CellModel):
         self.dropout = nn.Dropout(sizes.dropout)
         self.decoder = CausalDecoder(sizes)
         self.word_head = nn.Linear(sizes.d_model, config.n_tokens, bias=False)
-        self.value_head = nn.Linear(sizes.d_model, config.n_tokens, bias=False)
+        self.value_head = ValueHead(sizes.d_model, config.n_tokens, bias=False)
         self.post_init()
 
     @classmethod
@@ -102,9 +115,7 @@ class ScmulanModel(CellModel):
         self, states: Float[Tensor, "n d"], words: Int[Tensor, " word"] | None = None
     ) -> Float[Tensor, "n chosen"]:
         """The value that each word would have, in bins but not rounded; of ``words``, or all."""
-        if words is None:
-            return self.value_head(states)
-        return F.linear(states, self.value_head.weight[words])
+        return self.value_head(states, words)
 
     def values_of(
         self, states: Float[Tensor, "cell d"], words: Int[Tensor, " cell"]
@@ -147,12 +158,20 @@ class ScmulanModel(CellModel):
         """Which activations of the blocks are made again in the backward pass."""
         self.decoder.recompute = how
 
-    @property
-    def token_config(self) -> Any:
-        """How cells become annotation prompts."""
-        from scfm.tokens.sentence_config import SentenceConfig
+    @cached_property
+    def words(self) -> Words:
+        """What the vocabulary's words mean. ModelError for one without words."""
+        return Words(self._known_vocab, self.types)
 
-        return SentenceConfig(n_bins=self.config.sizes.n_bins, max_genes=self.config.max_genes)
+    @property
+    def token_config(self) -> SentenceConfig:
+        """How cells become annotation prompts."""
+        return SentenceConfig(
+            columns=tuple(self.words.columns),
+            types=self.types,
+            n_bins=self.config.sizes.n_bins,
+            max_genes=self.config.max_genes,
+        )
 
     def batch_flops(
         self, visible: Int[Any, " cell"] | list[int], targets: Int[Any, " cell"] | list[int]
@@ -188,14 +207,12 @@ class ScmulanModel(CellModel):
 
     def type_ids(self, number: int) -> tuple[int, ...]:
         """Ids of the type words that may be said ``number``-th. ConfigError where there is none."""
-        from scfm.tokens.words import Words
-
         if number >= len(self.types):
             raise ConfigError(
                 f"This model says {len(self.types)} type words; asked for number {number + 1}. "
                 "For an embedding take --pooling prompt."
             )
-        return Words(self._known_vocab).type_ids(self.types[number])
+        return self.words.type_ids(self.types[number])
 
 
 def check_layout(vocab: GeneVocab) -> None:
