@@ -99,7 +99,8 @@ def digits(value: float, score: str) -> str:
     """A score as the table shows it; MMD has small values."""
     if not math.isfinite(value):
         return "\N{EN DASH}"
-    shown = f"{value:.{4 if score == PRIMARY else 3}f}"
+    n_digits = 4 if score == PRIMARY else 3
+    shown = f"{round(value, n_digits) + 0.0:.{n_digits}f}"  # no minus before a zero
     return shown.replace("-", MINUS)
 
 
