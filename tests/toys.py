@@ -7,15 +7,22 @@ import scipy.sparse as sp
 import torch
 
 from scfm.batch import CellBatch
-from scfm.model.config import ModelSizes, ScfoundationSizes
+from scfm.model.config import ModelSizes, ScfoundationSizes, ScmulanSizes
 from scfm.model.pretrained import ScfmModel
 from scfm.model.scfoundation import ScfoundationModel
+from scfm.model.scmulan import ScmulanModel
 from scfm.tokens.vocab import GeneVocab
 
 SIZES = ModelSizes(d_model=32, n_layers=2, n_heads=2, n_bins=10)
 SCFOUNDATION_SIZES = ScfoundationSizes(
     **{"d_model": 32, "n_layers": 2, "n_heads": 2, "n_bins": 10, "dropout": 0.0},
     **{"d_decoder": 16, "n_decoder_layers": 2, "n_decoder_heads": 2, "d_head": 8},
+)
+SCMULAN_SIZES = ScmulanSizes(d_model=32, n_layers=2, n_heads=2)
+WORDS = (
+    *(("Blood", "organ"), ("Heart", "organ")),
+    *(("Immune", "coarse,fine"), ("Muscle", "coarse"), ("T cell", "fine"), ("B cell", "fine")),
+    *((word, "special") for word in ("<PCT>", "<SPToken1>", "<SPToken2>")),
 )
 
 
@@ -139,3 +146,58 @@ def toy_adata(rng: np.random.Generator, n_cells: int = 40, n_genes: int = 50) ->
         ),
         var=pd.DataFrame(index=symbols),
     )
+
+
+def scmulan_vocab(n_genes: int = 50) -> GeneVocab:
+    """The toy genes between the end word and a few words of organ, coarse and fine type."""
+    toy = toy_vocab(n_genes)
+    return GeneVocab(
+        symbols=toy.symbols,
+        ensembl_ids=toy.ensembl_ids,
+        specials_before=("<E>",),
+        specials_after=tuple(word for word, _ in WORDS),
+        kinds=tuple(kind for _, kind in WORDS),
+    )
+
+
+def toy_scmulan(n_genes: int = 50, seed: int = 0, **sizes: object) -> ScmulanModel:
+    """A random scMulan whose weights are large enough for every path to matter."""
+    torch.manual_seed(seed)
+    chosen = ScmulanSizes(
+        **{**vars(SCMULAN_SIZES), "initializer_range": 0.3, **sizes}  # pyright: ignore
+    )
+    vocab = scmulan_vocab(n_genes)
+    return ScmulanModel.from_scratch(vocab, chosen, types=("coarse", "fine")).eval()
+
+
+def toy_sentences(
+    rng: np.random.Generator, lengths: list[int], n_said: int = 0, n_genes: int = 50
+) -> CellBatch:
+    """Annotation prompts of ``lengths`` random genes; then ``n_said`` more genes and the end word.
+
+    Without any said, prompts for inference; with them, training sentences.
+    """
+    task = scmulan_vocab(n_genes).id_of("<PCT>")
+    ids, values, is_target = [], [], []
+    for n in lengths:
+        genes = rng.permutation(n_genes)[: n + n_said] + 1
+        said = [*genes[n:], 0] if n_said else []
+        bins = rng.integers(1, 11, n + n_said)
+        ids += [*genes[:n], task, *said]
+        values += [*bins[:n], 0, *bins[n:], *([0] if n_said else [])]
+        is_target += [False] * (n + 1) + [True] * len(said)
+    chosen = np.array(is_target, dtype=bool)
+    bins = np.array(values, dtype=np.float32)
+    n_cells, more = len(lengths), n_said + 1 if n_said else 0
+    return CellBatch(
+        gene_ids=np.array(ids, dtype=np.int64),
+        values=bins,
+        offsets=np.cumsum([0] + [n + 1 + more for n in lengths]).astype(np.int32),
+        is_target=chosen,
+        is_hidden=np.zeros_like(chosen) if n_said else None,
+        target_values=np.where(chosen, bins, 0).astype(np.float32),
+        library_size=np.full(n_cells, 3000, np.float32),
+        source_depth=np.full(n_cells, 3.5, np.float32),
+        target_depth=np.full(n_cells, 3.5, np.float32),
+        cell_index=np.arange(n_cells),
+    ).map(torch.from_numpy)
