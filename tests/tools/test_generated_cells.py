@@ -7,47 +7,29 @@ import torch
 from scfm.cli.app import main
 from scfm.errors import ConfigError, ModelError, ScfmWarning
 from scfm.model.base import save_model
-from scfm.model.config import ScmulanSizes
 from scfm.model.generate import complete
 from scfm.model.sampling import Decoding
-from scfm.model.scmulan import ScmulanModel
 from scfm.tasks.generation import GenerateConfig, generate_cells
 from scfm.tokens.sentence_values import prompt_of
-from scfm.tokens.vocab import GeneVocab
 from scfm.tokens.words import Words
 from scfm.tools.generated_cells import generate
-from tests.toys import toy_model, toy_vocab
+from tests.toys import toy_model, toy_scmulan
 
-TYPES = {"B cell": "CL:0000236", "T cell": "CL:0000084", "Monocyte": "CL:0000576"}
-ORGANS = ("Blood", "Heart")
-
-
-def speaking_vocab(n_genes: int = 20) -> GeneVocab:
-    toy = toy_vocab(n_genes)
-    words = (*ORGANS, *TYPES, "<PCT>", "<SPToken1>", "<SPToken2>")
-    return GeneVocab(
-        symbols=toy.symbols,
-        ensembl_ids=toy.ensembl_ids,
-        specials_before=("<E>",),
-        specials_after=words,
-        kinds=("organ",) * 2 + ("cell_type",) * 3 + ("special",) * 3,
-        ontology_ids=("",) * 2 + tuple(TYPES.values()) + ("",) * 3,
-    )
+TYPES = ("Immune", "T cell", "B cell")  # words of the fine type
 
 
 @pytest.fixture(scope="module")
 def model():
-    """Random weights, with values spread over the bins."""
-    torch.manual_seed(1)
-    sizes = ScmulanSizes(d_model=16, n_layers=2, n_heads=2, n_bins=10, initializer_range=0.3)
-    made = ScmulanModel.from_scratch(speaking_vocab(), sizes, max_genes=12, types=("cell_type",))
+    """Random weights, with values spread over the bins; the genes it was trained on known."""
+    made = toy_scmulan(20, seed=1)
+    made.config.max_genes = 12
     with torch.no_grad():
         made.value_head.weight.mul_(4)
     made.provenance = {"share_in_vocabulary": 0.6}
-    return made.eval()
+    return made
 
 
-PROMPT = {"organ": "Blood", "cell_type": "B cell"}
+PROMPT = {"organ": "Blood", "fine": "B cell"}
 
 
 USUAL = {"n_cells": 12, "seed": 3, "end_weight": 0.05}
@@ -97,18 +79,18 @@ def test_counts_have_the_depth(model):
 
 
 def test_the_prompt_is_in_obs_as_the_data_spell_it(model):
-    adata = made_cells(model, prompt={"cell_type": "CL:0000084", "organ": "heart"})
-    assert set(adata.obs["cell_type"]) == {"T cell"}
+    adata = made_cells(model, prompt={"fine": "t CELL", "organ": "heart"})
+    assert set(adata.obs["fine"]) == {"T cell"}
     assert set(adata.obs["organ"]) == {"Heart"}
-    assert set(adata.obs["scfm_prompt"]) == {"cell_type=T cell; organ=Heart"}
+    assert set(adata.obs["scfm_prompt"]) == {"fine=T cell; organ=Heart"}
 
 
 def test_each_word_of_a_column(model):
-    adata = made_cells(model, prompt={"organ": "Blood"}, each="cell_type", n_cells=5)
-    assert adata.obs["cell_type"].tolist() == [name for name in TYPES for _ in range(5)]
+    adata = made_cells(model, prompt={"organ": "Blood"}, each="fine", n_cells=5)
+    assert adata.obs["fine"].tolist() == [name for name in TYPES for _ in range(5)]
     with pytest.raises(ConfigError, match="contradicts itself"):
-        made_cells(model, each="cell_type")
-    with pytest.raises(ConfigError, match=r"words of organ, cell_type"):
+        made_cells(model, each="fine")
+    with pytest.raises(ConfigError, match=r"words of organ, coarse"):
         made_cells(model, each="sex")
 
 
@@ -147,7 +129,7 @@ def test_end_weight_makes_cells_longer(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"prompt": {"cell_type": "B cells"}}, "nearest are 'B cell'"),
+        ({"prompt": {"fine": "B cells"}}, "nearest are 'B cell', 'T cell'"),
         ({"prompt": {"tissue": "Blood"}}, "no words of 'tissue'"),
         ({"prompt": {"organ": ["Blood", "Heart"]}}, "contradicts itself: organ"),
         ({"genes": {"A1BG": 11}}, "bin 11; wanted a whole number from 0"),
@@ -180,7 +162,7 @@ def test_on_the_command_line(model, tmp_path, capsys):
     save_model(model, tmp_path / "model")
     out = tmp_path / "gen.h5ad"
     arguments = ["generate", "--model", str(tmp_path / "model"), "--set", "organ=Blood"]
-    arguments += ["--each", "cell_type", "-n", "4", "--out", str(out), "--as", "counts"]
+    arguments += ["--each", "fine", "-n", "4", "--out", str(out), "--as", "counts"]
     with pytest.raises(SystemExit) as done:
         main([*arguments, "--gene", f"{model.vocab.symbols[2]}=5", "--json"])
     said = capsys.readouterr()
