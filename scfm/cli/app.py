@@ -23,6 +23,7 @@ from scfm.cli import (
     evaluate,
     export,
     finetune,
+    generate,
     info,
     plan,
     prepare,
@@ -41,7 +42,7 @@ app = typer.Typer(
 )
 for module in (
     *(demo, prepare, plan, pretrain, export, convert),
-    *(embed, annotate, calibrate, denoise, info),
+    *(embed, annotate, calibrate, denoise, generate, info),
 ):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(finetune.app, name="finetune")

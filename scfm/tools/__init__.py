@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from scfm.tools.embedding import embed
     from scfm.tools.export_model import export_model
     from scfm.tools.gene_embeddings import gene_embedding
+    from scfm.tools.generated_cells import generate
     from scfm.tools.in_silico import perturb_in_silico
     from scfm.tools.module_activity import gene_modules
     from scfm.tools.perturbation import finetune_perturbation, perturb
@@ -28,6 +29,7 @@ __all__ = [
     "finetune_perturbation",
     "gene_embedding",
     "gene_modules",
+    "generate",
     "perturb",
     "perturb_in_silico",
 ]
@@ -42,6 +44,7 @@ _LAZY = {
     "finetune_perturbation": "scfm.tools.perturbation",
     "gene_embedding": "scfm.tools.gene_embeddings",
     "gene_modules": "scfm.tools.module_activity",
+    "generate": "scfm.tools.generated_cells",
     "perturb": "scfm.tools.perturbation",
     "perturb_in_silico": "scfm.tools.in_silico",
 }
