@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not multiprocess"
-	$(BIN)/python -m pytest -m multiprocess
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m multiprocess
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """Attention over packed cells: the one place that knows the backends.
 
 in   queries (n_q, heads, d), keys and values (n_k, heads, d), and where each cell's begin
-out  (n_q, heads, d): every query attends to all keys of its own cell and to nothing else
+out  (n_q, heads, d): every query attends to all keys of its own cell and to nothing else; where
+     causal, to those up to its own place
 
 Three backends, equal to float tolerance (tests/model/test_attention.py):
 
@@ -58,18 +59,21 @@ def attend(
     *,
     backend: str = "auto",
     dropout: float = 0.0,
+    causal: bool = False,
 ) -> Float[Tensor, "query head d"]:
     """Softmax(q k / sqrt(d)) v within each cell. Raises ConfigError for an unknown backend.
 
-    ``dropout`` is the share of attention weights set to zero.
+    ``dropout`` is the share of attention weights set to zero. Where ``causal``, queries and keys
+    are the same tokens in one order, and no token looks at a later one of its cell.
     """
+    assert not causal or queries is keys, "causal attention is of a sequence on itself"
     if backend == "auto":
         backend = choose_backend(q, dropout)
     if backend not in BACKENDS:
         raise ConfigError(
             f"model.attention is '{backend}'; known are auto, {', '.join(sorted(BACKENDS))}."
         )
-    return BACKENDS[backend](q, k, v, queries, keys, dropout)
+    return BACKENDS[backend](q, k, v, queries, keys, dropout, causal)
 
 
 def choose_backend(q: Tensor, dropout: float = 0.0) -> str:
@@ -83,22 +87,23 @@ def choose_backend(q: Tensor, dropout: float = 0.0) -> str:
 
 
 def _documents(
-    q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing, dropout: float
+    q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing, dropout: float, causal: bool
 ) -> Tensor:
     # split, not slices: the gradient of n slices is n tensors of full size, that of a split one.
     parts = zip(q.split(queries.lengths), k.split(keys.lengths), v.split(keys.lengths), strict=True)
-    return torch.cat([_one_cell(*part, dropout) for part in parts])
+    return torch.cat([_one_cell(*part, dropout, causal) for part in parts])
 
 
-def _one_cell(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def _one_cell(q: Tensor, k: Tensor, v: Tensor, dropout: float, causal: bool) -> Tensor:
     if len(q) == 0:
         return q
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout).squeeze(0).transpose(0, 1)
+    found = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=causal)
+    return found.squeeze(0).transpose(0, 1)
 
 
 def _padded(
-    q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing, dropout: float
+    q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing, dropout: float, causal: bool
 ) -> Tensor:
     out = torch.empty_like(q)
     for cells in _buckets(queries.lengths, keys.lengths):
@@ -109,8 +114,10 @@ def _padded(
             q[q_at].transpose(1, 2),
             k[k_at].transpose(1, 2),
             v[k_at].transpose(1, 2),
-            attn_mask=k_real[:, None, None, :],
+            # padding comes last, so that the causal mask hides it from all that is real
+            attn_mask=None if causal else k_real[:, None, None, :],
             dropout_p=dropout,
+            is_causal=causal,
         ).transpose(1, 2)
         out = out.index_put((q_at[q_real],), found[q_real])
     return out
@@ -135,14 +142,16 @@ def _padded_index(packing: Packing, cells: Tensor, longest: int) -> tuple[Tensor
 
 
 def _varlen(
-    q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing, dropout: float
+    q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing, dropout: float, causal: bool
 ) -> Tensor:
     if varlen_attn is None or not q.is_cuda or dropout:
         raise ConfigError(
             "model.attention is 'varlen', which needs CUDA and torch >= 2.10, and no dropout; set "
             "it to 'auto'."
         )
-    return varlen_attn(q, k, v, queries.offsets, keys.offsets, queries.longest, keys.longest)  # pyright: ignore[reportReturnType]  # a tensor unless auxiliary outputs are asked for
+    bounds = (queries.offsets, keys.offsets, queries.longest, keys.longest)
+    window = (-1, 0) if causal else (-1, -1)  # how far back and ahead; -1: all
+    return varlen_attn(q, k, v, *bounds, window_size=window)  # pyright: ignore[reportReturnType]  # a tensor unless auxiliary outputs are asked for
 
 
 BACKENDS: dict[str, Callable[..., Tensor]] = {

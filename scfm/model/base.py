@@ -115,6 +115,10 @@ class CellModel(PreTrainedModel):
         """One vector a cell."""
         raise NotImplementedError
 
+    def embed(self, cells: CellBatch, how: str | None = None) -> Float[Tensor, "cell d"]:
+        """One vector a cell, of cells as this family shows them in inference."""
+        return self.pool(self(cells), how)
+
     def checked_pooling(self, how: str | None) -> str:
         """The pooling asked for, or the default; ConfigError for one this family has not."""
         how = self.poolings[0] if how is None else how

@@ -1,7 +1,7 @@
 """The sizes of a model, and the form in which transformers stores them (config.json).
 
 in   sizes, from a run's YAML or a model folder
-out  ModelSizes or ScfoundationSizes for the modules, a CellConfig for the folder
+out  ModelSizes, ScfoundationSizes or ScmulanSizes for the modules, a CellConfig for the folder
 """
 
 import math
@@ -139,6 +139,49 @@ class ScfoundationSizes:
         return int(self.d_head * math.log(self.d_head))
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScmulanSizes:
+    """Everything about an scMulan model's shape but its vocabulary; defaults are the released.
+
+    Attributes
+    ----------
+    d_model, n_layers, n_heads
+        Width, depth and heads; ``d_model`` must divide by ``n_heads``.
+    n_bins
+        Largest value a word can have; 0 is that of words that have none.
+    bias
+        Whether linear layers and norms have one.
+    dropout
+        Of attention weights, both sublayers and the embedding, in training.
+    attention
+        "auto", or one of scfm.model.attention.BACKENDS.
+    """
+
+    d_model: int = 1120
+    n_layers: int = 24
+    n_heads: int = 20
+    n_bins: int = 10
+    bias: bool = False
+    dropout: float = 0.0
+    initializer_range: float = 0.02
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_layers", "n_heads", "n_bins"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        if self.d_model % self.n_heads:
+            raise ValueError(
+                f"model.d_model ({self.d_model}) must divide by model.n_heads ({self.n_heads})"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout must be in [0, 1), got {self.dropout}")
+        if not self.initializer_range > 0:
+            raise ValueError(
+                f"model.initializer_range must be positive, got {self.initializer_range}"
+            )
+
+
 class CellConfig(PreTrainedConfig):
     """config.json of a model folder, whatever the family.
 
@@ -158,7 +201,7 @@ class CellConfig(PreTrainedConfig):
     architecture: dict[str, Any] | None = None
 
     @property
-    def sizes(self) -> ModelSizes | ScfoundationSizes:
+    def sizes(self) -> ModelSizes | ScfoundationSizes | ScmulanSizes:
         raise NotImplementedError
 
     @classmethod
@@ -189,3 +232,21 @@ class ScfoundationConfig(CellConfig):
     @property
     def sizes(self) -> ScfoundationSizes:
         return ScfoundationSizes(**(self.architecture or {}))
+
+
+class ScmulanConfig(CellConfig):
+    """config.json of the scMulan family.
+
+    Attributes
+    ----------
+    types
+        How many type words an annotation says and from which columns, coarse first; () for a model
+        that annotates nothing.
+    """
+
+    model_type = "scmulan"
+    types: list[str] | None = None
+
+    @property
+    def sizes(self) -> ScmulanSizes:
+        return ScmulanSizes(**(self.architecture or {}))

@@ -11,8 +11,13 @@ from scfm.model.base import CellModel, model_type
 from scfm.model.folder import find_model
 from scfm.model.pretrained import ScfmModel
 from scfm.model.scfoundation import ScfoundationModel
+from scfm.model.scmulan import ScmulanModel
 
-FAMILIES: dict[str, type[CellModel]] = {"scfm": ScfmModel, "scfoundation": ScfoundationModel}
+FAMILIES: dict[str, type[CellModel]] = {
+    "scfm": ScfmModel,
+    "scfoundation": ScfoundationModel,
+    "scmulan": ScmulanModel,
+}
 
 
 def load_model(source: str | Path) -> CellModel:

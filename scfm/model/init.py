@@ -9,6 +9,8 @@ scFoundation differs in two ways. Its encoder norms after every sum, so depth ne
 there. And its decoder adds a gene's position and value vectors to encoder states of variance one:
 those tables begin as unit normals (torch's default for an embedding, which the original kept), or a
 masked gene, which has nothing else to be known by, would be lost beside the encoded ones.
+
+scMulan is GPT-2's scheme throughout.
 """
 
 import math
@@ -17,7 +19,8 @@ import torch
 from torch import nn
 
 from scfm.model.blocks import Attention, SwiGLU
-from scfm.model.config import ModelSizes, ScfoundationSizes
+from scfm.model.causal import CausalBlock
+from scfm.model.config import ModelSizes, ScfoundationSizes, ScmulanSizes
 from scfm.model.embed import MaskedValue, ValueEmbedding
 from scfm.model.performer import FeedForward, LinearAttention
 
@@ -25,11 +28,13 @@ LARGEST_VALUE = 9.3  # log1p(1e4): the most a gene can be
 
 
 @torch.no_grad()
-def initialise(module: nn.Module, sizes: ModelSizes | ScfoundationSizes) -> None:
+def initialise(module: nn.Module, sizes: ModelSizes | ScfoundationSizes | ScmulanSizes) -> None:
     """Set one module's own parameters; transformers walks the tree, children first."""
     std, table_std = sizes.initializer_range, sizes.initializer_range
-    depth = sizes.n_layers + sizes.n_decoder_layers
-    if isinstance(sizes, ScfoundationSizes):
+    depth = sizes.n_layers
+    if isinstance(sizes, ModelSizes):
+        depth += sizes.n_decoder_layers
+    elif isinstance(sizes, ScfoundationSizes):
         table_std, depth = 1.0, sizes.n_decoder_layers
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=std)
@@ -41,7 +46,8 @@ def initialise(module: nn.Module, sizes: ModelSizes | ScfoundationSizes) -> None
         nn.init.ones_(module.weight)
     elif isinstance(module, nn.LayerNorm):
         nn.init.ones_(module.weight)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
     elif isinstance(module, ValueEmbedding):
         nn.init.normal_(module.bins, std=table_std)
         nn.init.uniform_(module.spread.weight, -1.0, 1.0)
@@ -52,3 +58,6 @@ def initialise(module: nn.Module, sizes: ModelSizes | ScfoundationSizes) -> None
         nn.init.normal_(module.out.weight, std=std / math.sqrt(2 * depth))
         if isinstance(module, LinearAttention):
             module.redraw()
+    elif isinstance(module, CausalBlock):
+        for into_residual in (module.out, module.contract):
+            nn.init.normal_(into_residual.weight, std=std / math.sqrt(2 * depth))

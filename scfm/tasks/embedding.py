@@ -107,7 +107,7 @@ def _embed_rows(
     tokenizer, device = member.tokenizer, model.device
     cells = tokenizer.asked_for(tokenizer.shown(rows), how.target_depth)
     with torch.inference_mode():
-        states = model(cells.map(lambda x: torch.from_numpy(x).to(device)))
-        embedded = model.pool(states, how.pooling)
+        batch = cells.map(lambda x: torch.from_numpy(x).to(device))
+        embedded = model.embed(batch, how.pooling)
     n_genes = np.diff(cells.offsets) - tokenizer.n_specials
     return embedded.float().cpu().numpy(), cells.source_depth, n_genes

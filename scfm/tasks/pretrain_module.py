@@ -1,11 +1,7 @@
-"""The pretraining task: guess the hidden genes of a cell.
+"""The pretraining task: guess what of a cell is hidden, or not yet said.
 
 in   packed cells with targets
 out  the loss and its parts, and what is logged of them
-
-The raw-depth value of hidden genes of a cell that may have been thinned is guessed in each of the
-ways its model has: of the default family twice, by asking the cell's other genes (query decoder)
-and from the cell's one state; of scFoundation once.
 """
 
 from typing import Any
@@ -16,10 +12,9 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from scfm.batch import CellBatch
-from scfm.model.attention import Packing
 from scfm.model.base import CellModel
 from scfm.objectives.parts import PARTS, part_means, part_sums
-from scfm.objectives.regression import mean_squared_error
+from scfm.tasks.pretrain_losses import BatchLosses
 from scfm.tasks.pretrain_objective import Objective, losses_of
 from scfm.train.datamodule import MicroBatch
 from scfm.train.gradients import engine_gradient_norm, gradient_norm, undivided
@@ -51,30 +46,9 @@ class PretrainModule(L.LightningModule):
         if isinstance(self.trainer.strategy, ModelParallelStrategy) and not is_sharded(self):
             shard(self, self.model.blocks, entry="losses")
 
-    def losses(self, cells: CellBatch) -> dict[str, torch.Tensor]:
+    def losses(self, cells: CellBatch) -> BatchLosses:
         """The loss and its parts on one batch."""
-        guesses = self.model.predict_targets(cells, self.model(cells))
-        target, cell_of = cells.target_values[cells.is_target], self._cell_of_targets(cells)
-        is_expressed = target > 0
-        # 1 where all count alike: nothing to multiply by
-        zero_weight = self.objective.zero_weight
-        weight = None if zero_weight == 1 else torch.where(is_expressed, 1.0, zero_weight)
-        losses = {
-            way: mean_squared_error(guess, target, cell_of, cells.n_cells, weight)
-            for way, guess in guesses.items()
-        }
-        weights = self.objective.weights
-        main = guesses[next(iter(weights))]
-        return {
-            **{f"loss_{way}": loss for way, loss in losses.items()},
-            "loss": torch.stack([weights[way] * loss for way, loss in losses.items()]).sum(),
-            "squared_error": (main.float() - target).square().detach(),
-            "is_expressed": is_expressed,
-            "cell_of": cell_of,
-        }
-
-    def _cell_of_targets(self, cells: CellBatch) -> torch.Tensor:
-        return Packing(cells.offsets).cell_of[cells.is_target]
+        return self.objective.losses(self.model, cells)
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:
         self.model.before_step(self.seed, self.trainer.global_step)
@@ -105,7 +79,7 @@ class PretrainModule(L.LightningModule):
         is_last = self.trainer.global_step + 1 == self.trainer.max_steps
         return is_last or self.trainer._logger_connector.should_update_logs
 
-    def _add_up(self, found: dict[str, torch.Tensor], batch: MicroBatch, batch_idx: int) -> None:
+    def _add_up(self, found: BatchLosses, batch: MicroBatch, batch_idx: int) -> None:
         """Losses of a step's micro-batches; at its last one, over all processes, and logged."""
         losses = batch.weight * torch.stack([found[name].detach() for name in self.shown_losses])
         parts = self._part_sums(found, batch.cells)
@@ -125,7 +99,7 @@ class PretrainModule(L.LightningModule):
             self.log(name, value)
         self.step_parts = part_means(parts.unflatten(0, (2, -1)))
 
-    def _part_sums(self, found: dict[str, torch.Tensor], cells: CellBatch) -> torch.Tensor:
+    def _part_sums(self, found: BatchLosses, cells: CellBatch) -> torch.Tensor:
         return part_sums(
             found["squared_error"], found["is_expressed"], found["cell_of"], cells.library_size
         )

@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from scfm.batch import CellBatch
+from scfm.model.base import CellModel
 from scfm.objectives.parts import PARTS
+from scfm.objectives.sentence import SentenceObjective
+from scfm.tasks.pretrain_losses import BatchLosses, guess_losses, said_losses
 
 
 @runtime_checkable
@@ -17,12 +21,11 @@ class Objective(Protocol):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Of each way in which the model guesses (``predict_targets``); first the main one."""
+        """Of each term of the loss, by its name; first the main one."""
         ...
 
-    @property
-    def zero_weight(self) -> float:
-        """Of a target without a count, against an expressed one's 1."""
+    def losses(self, model: CellModel, cells: CellBatch) -> BatchLosses:
+        """Of one batch."""
         ...
 
 
@@ -40,9 +43,8 @@ class ObjectiveConfig:
     def weights(self) -> dict[str, float]:
         return {"query": 1.0, "cell": self.cell_weight}
 
-    @property
-    def zero_weight(self) -> float:
-        return 1.0
+    def losses(self, model: CellModel, cells: CellBatch) -> BatchLosses:
+        return guess_losses(model, cells, self.weights, zero_weight=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,25 @@ class MaskedObjectiveConfig:
     @property
     def weights(self) -> dict[str, float]:
         return {"decoder": 1.0}
+
+    def losses(self, model: CellModel, cells: CellBatch) -> BatchLosses:
+        return guess_losses(model, cells, self.weights, self.zero_weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceObjectiveConfig(SentenceObjective):
+    """scMulan's: which words are still to be said, and with which values.
+
+    The end word is wanted at the last place alone unless ``end_target`` is "always": wanted from
+    the first word on, it competes with every gene, and the published model's cells end early.
+    """
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return {"words": 1.0, "values": self.value_weight}
+
+    def losses(self, model: CellModel, cells: CellBatch) -> BatchLosses:
+        return said_losses(model, cells, self)
 
 
 def losses_of(objective: Objective) -> list[str]:

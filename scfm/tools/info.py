@@ -123,7 +123,8 @@ def _origin_in_words(made: dict[str, Any]) -> list[str]:
     origin = made.get("converted_from")
     if origin is None:
         return []
-    file = f"{origin['file']}, key {origin['key']}, sha256 {origin['sha256'][:12]}"
+    key = f", key {origin['key']}" if "key" in origin else ""
+    file = f"{origin['file']}{key}, sha256 {origin['sha256'][:12]}"
     return [f"from {file}", *made["sources"], made["licence"]]
 
 
