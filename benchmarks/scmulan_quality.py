@@ -155,7 +155,7 @@ def judge_generated(model: Path, held_out: Path) -> dict[str, Any]:
     types = sorted(set(real.obs[COARSE]))
     found = {}
     for word in types:
-        made = scfm.tl.generate(model, words={COARSE: word}, n_cells=N_GENERATED, seed=0)
+        made = scfm.tl.generate(model, {COARSE: word}, n_cells=N_GENERATED, seed=0)
         genes = [gene for gene in made.var_names if gene in set(real.var_names)]
         ours = gene_means(made[:, genes])
         means = {other: gene_means(real[real.obs[COARSE] == other][:, genes]) for other in types}
