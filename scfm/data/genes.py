@@ -143,22 +143,6 @@ def require_coverage(alignment: GeneAlignment, rows: CountRows, minimum: float =
     return require_share(alignment, covered(alignment, rows), minimum)
 
 
-def require_genes(alignment: GeneAlignment, rows: CountRows, minimum: float) -> GeneReport:
-    """The report with ``counts_covered`` of ``rows``, judged by the genes that are measured.
-
-    For a vocabulary of chosen genes, on which a small share of the counts may rightly fall. Raises
-    GeneCoverageError where fewer than ``minimum`` of its genes are measured.
-    """
-    report = replace(alignment.report, counts_covered=covered(alignment, rows))
-    share = 1 - report.missing / report.n_genes
-    if share < minimum:
-        raise GeneCoverageError(
-            f"{report.name} measures {percent(share)} of the {report.n_genes:,} genes the model "
-            f"knows; wanted at least {percent(minimum)}. {_cause(report)}\n{report}"
-        )
-    return report
-
-
 def require_share(
     alignment: GeneAlignment, share: float, minimum: float, what: str = "counts"
 ) -> GeneReport:

@@ -31,6 +31,18 @@ from scfm.tokens.vocab import GeneVocab
 from scfm.tokens.words import END, Words
 
 
+class ValueHead(nn.Linear):
+    """A linear layer that may be asked for some of its outputs.
+
+    A module's call, not an index into its weight: strategies that shard weights gather them then.
+    """
+
+    def forward(
+        self, input: Float[Tensor, "n d"], words: Int[Tensor, " word"] | None = None
+    ) -> Float[Tensor, "n chosen"]:
+        return F.linear(input, self.weight if words is None else self.weight[words])
+
+
 class ScmulanModel(CellModel):
     """Causal decoder over words, a head for the next word and one for its value."""
 
@@ -50,7 +62,7 @@ class ScmulanModel(CellModel):
         self.dropout = nn.Dropout(sizes.dropout)
         self.decoder = CausalDecoder(sizes)
         self.word_head = nn.Linear(sizes.d_model, config.n_tokens, bias=False)
-        self.value_head = nn.Linear(sizes.d_model, config.n_tokens, bias=False)
+        self.value_head = ValueHead(sizes.d_model, config.n_tokens, bias=False)
         self.post_init()
 
     @classmethod
@@ -103,9 +115,7 @@ class ScmulanModel(CellModel):
         self, states: Float[Tensor, "n d"], words: Int[Tensor, " word"] | None = None
     ) -> Float[Tensor, "n chosen"]:
         """The value that each word would have, in bins but not rounded; of ``words``, or all."""
-        if words is None:
-            return self.value_head(states)
-        return F.linear(states, self.value_head.weight[words])
+        return self.value_head(states, words)
 
     def values_of(
         self, states: Float[Tensor, "cell d"], words: Int[Tensor, " cell"]

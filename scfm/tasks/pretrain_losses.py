@@ -11,7 +11,9 @@ import torch
 from scfm.batch import CellBatch
 from scfm.model.attention import Packing
 from scfm.model.base import CellModel
+from scfm.model.scmulan import ScmulanModel
 from scfm.objectives.regression import mean_squared_error
+from scfm.objectives.sentence import Heads, SentenceObjective, sentence_losses
 
 # "loss", which is made small, and "loss_...", what it is made of: scalars. Of each guessed value
 # "squared_error", "is_expressed" and "cell_of", for the loss by part (scfm.objectives.parts).
@@ -46,3 +48,38 @@ def guess_losses(
         "is_expressed": is_expressed,
         "cell_of": cell_of,
     }
+
+
+def said_losses(model: CellModel, cells: CellBatch, objective: SentenceObjective) -> BatchLosses:
+    """What it costs to say the words that follow each prompt (`scfm.objectives.sentence`).
+
+    The errors shown by part are those of each said gene's value bin, in bins, when its turn comes.
+    """
+    assert isinstance(model, ScmulanModel), "sentences are of the scmulan family"
+    words, last_of_prompt = model.words, _last_of_prompt(cells)
+    found = sentence_losses(
+        model(cells).tokens,
+        cells.gene_ids,
+        cells.target_values,
+        cells.is_target,
+        cells.offsets,
+        Heads(model.word_logits, model.value_logits),
+        objective,
+        end_id=words.end_id,
+        is_annotation=cells.gene_ids[last_of_prompt] == words.annotate_id,
+    )
+    is_gene = model.is_gene(cells.gene_ids[cells.is_target])
+    return {
+        "loss_words": found.words,
+        "loss_values": found.values,
+        "loss": found.loss,
+        "squared_error": found.squared_error[is_gene],
+        "is_expressed": is_gene[is_gene],
+        "cell_of": found.cell_of[is_gene],
+    }
+
+
+def _last_of_prompt(cells: CellBatch) -> torch.Tensor:
+    """Place of the task word, after which each cell's targets come."""
+    before = torch.cat([cells.is_target.new_zeros(1, dtype=torch.int64), cells.is_target.cumsum(0)])
+    return cells.offsets[1:].long() - before[cells.offsets.long()].diff() - 1

@@ -6,12 +6,13 @@ out  weights of the loss's terms; the columns of metrics.csv
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from scfm.batch import CellBatch
 from scfm.model.base import CellModel
 from scfm.objectives.parts import PARTS
-from scfm.tasks.pretrain_losses import BatchLosses, guess_losses
+from scfm.objectives.sentence import SentenceObjective
+from scfm.tasks.pretrain_losses import BatchLosses, guess_losses, said_losses
 
 
 @runtime_checkable
@@ -70,38 +71,19 @@ class MaskedObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentenceObjectiveConfig:
+class SentenceObjectiveConfig(SentenceObjective):
     """scMulan's: which words are still to be said, and with which values.
 
-    Its paper's loss (`scfm.objectives.sentence`) leaves two decisions open.
-
-    Attributes
-    ----------
-    value_weight
-        Of the squared error of value bins, against the words' loss; 200 as released.
-    end_target
-        Whether the end word is among the words to say at every place ("always"), or at the last
-        one alone ("last", the default: else it competes with every gene from the first word on, and
-        generated cells end early, as the published model's do).
-    type_target
-        Of several type words, all still to say ("set"), or the next one alone ("next").
+    The end word is wanted at the last place alone unless ``end_target`` is "always": wanted from
+    the first word on, it competes with every gene, and the published model's cells end early.
     """
-
-    value_weight: float = 200.0
-    end_target: Literal["last", "always"] = "last"
-    type_target: Literal["set", "next"] = "set"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.value_weight < float("inf"):
-            raise ValueError(f"objective.value_weight must be at least 0, got {self.value_weight}")
-        if self.end_target not in ("last", "always"):
-            raise ValueError(f"objective.end_target is '{self.end_target}'; known are last, always")
-        if self.type_target not in ("set", "next"):
-            raise ValueError(f"objective.type_target is '{self.type_target}'; known are set, next")
 
     @property
     def weights(self) -> dict[str, float]:
         return {"words": 1.0, "values": self.value_weight}
+
+    def losses(self, model: CellModel, cells: CellBatch) -> BatchLosses:
+        return said_losses(model, cells, self)
 
 
 def losses_of(objective: Objective) -> list[str]:

@@ -14,13 +14,20 @@ from scfm.config import from_mapping, read_settings, to_mapping
 from scfm.data.soma_address import absolute_address, is_address
 from scfm.errors import ConfigError, ScfmWarning
 from scfm.model.base import CellModel
-from scfm.model.config import ModelSizes, ScfoundationSizes
+from scfm.model.config import ModelSizes, ScfoundationSizes, ScmulanSizes
 from scfm.model.pretrained import ScfmModel
 from scfm.model.scfoundation import ScfoundationModel
-from scfm.tasks.pretrain_objective import MaskedObjectiveConfig, ObjectiveConfig
+from scfm.model.scmulan import ScmulanModel
+from scfm.tasks.pretrain_objective import (
+    MaskedObjectiveConfig,
+    ObjectiveConfig,
+    SentenceObjectiveConfig,
+)
 from scfm.tokens.collate import TokenConfig
-from scfm.tokens.inputs import InputConfig
+from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.masking import MaskConfig
+from scfm.tokens.sentence_config import SentenceConfig
+from scfm.tokens.sentence_vocab import sentence_vocab
 from scfm.tokens.vocab import GeneVocab
 from scfm.train.checkpoint import CheckpointConfig
 from scfm.train.checkpoint_mirror import Mirror
@@ -94,7 +101,40 @@ class ScfoundationRun(PretrainRun):
         return ScfoundationModel.from_scratch(vocab, self.model, max_genes=self.tokens.max_genes)
 
 
-FAMILIES: dict[str, type[PretrainRun]] = {"scfm": PretrainRun, "scfoundation": ScfoundationRun}
+@dataclass(frozen=True, kw_only=True)
+class ScmulanRun(PretrainRun):
+    """A run of scMulan's architecture and objective."""
+
+    family: str = "scmulan"
+    model: ScmulanSizes = field(default_factory=ScmulanSizes)  # pyright: ignore
+    tokens: SentenceConfig = field(default_factory=SentenceConfig)  # pyright: ignore
+    objective: SentenceObjectiveConfig = field(default_factory=SentenceObjectiveConfig)  # pyright: ignore
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model.n_bins != self.tokens.n_bins:
+            raise ValueError(
+                f"model.n_bins ({self.model.n_bins}) and tokens.n_bins ({self.tokens.n_bins}) "
+                "must be the same"
+            )
+
+    def vocab(self) -> GeneVocab:
+        """Genes and words of the run's data, which are read; without data the published ones."""
+        if not self.data:
+            return GeneVocab.scmulan()
+        human = GeneVocab.human()
+        members = [open_input(path, human, self.input)[0] for path in self.data]
+        return sentence_vocab(members, self.tokens)
+
+    def new_model(self, vocab: GeneVocab) -> CellModel:
+        return ScmulanModel.from_scratch(
+            vocab, self.model, max_genes=self.tokens.max_genes, types=self.tokens.types
+        )
+
+
+FAMILIES: dict[str, type[PretrainRun]] = {
+    run.family: run for run in (PretrainRun, ScfoundationRun, ScmulanRun)
+}
 
 
 def load_run(name: str, overrides: Sequence[str] = ()) -> PretrainRun:
@@ -107,7 +147,7 @@ def load_run(name: str, overrides: Sequence[str] = ()) -> PretrainRun:
     if family not in FAMILIES:
         raise ConfigError(
             f"{where}: family is {family!r}; known are {', '.join(FAMILIES)}. "
-            "A config of a family: --config scfm-tiny, --config scfoundation-tiny."
+            "A config of a family: --config scfm-tiny, scfoundation-tiny, scmulan-tiny."
         )
     return from_mapping(FAMILIES[family], settings, where=where)
 
