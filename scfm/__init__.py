@@ -1,7 +1,8 @@
 """scfm: foundation models of single-cell gene expression.
 
-``scfm.load`` a model; ``scfm.tl.embed`` and ``scfm.tl.annotate`` use it on AnnData; ``scfm.pl``
-draws. Everything is imported on first use: ``import scfm`` loads neither torch nor scanpy.
+``scfm.load`` a model; ``scfm.tl.embed`` and ``scfm.tl.annotate`` use it on AnnData; ``scfm.pp``
+prepares one, ``scfm.pl`` draws. Everything is imported on first use: ``import scfm`` loads neither
+torch nor scanpy.
 """
 
 import importlib
@@ -11,14 +12,16 @@ from scfm.version import __version__
 
 if TYPE_CHECKING:
     import scfm.plotting as pl
+    import scfm.preprocessing as pp
     import scfm.tools as tl
     from scfm.tools.loading import load
 
-__all__ = ["__version__", "load", "pl", "tl"]
+__all__ = ["__version__", "load", "pl", "pp", "tl"]
 
 _LAZY = {
     "load": ("scfm.tools.loading", "load"),
     "pl": ("scfm.plotting", None),
+    "pp": ("scfm.preprocessing", None),
     "tl": ("scfm.tools", None),
 }
 

@@ -22,6 +22,7 @@ RANKS = {
     "train": 4,
     "tasks": 5,
     "evaluate": 6,
+    "preprocessing": 7,
     "tools": 7,
     "plotting": 7,
     "demo": 8,

@@ -1,4 +1,4 @@
-"""scfm annotate: a file of cells and a labelled reference -> the same file with labels."""
+"""scfm annotate: a file of cells, labelled by a reference or by a model's words."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,13 +14,31 @@ def command(
     ],
     model: options.Model,
     out: options.Out,
-    reference: Annotated[Path, typer.Option(help="Labelled cells, in any of the same formats.")],
-    label: Annotated[str, typer.Option(help="obs column of the reference that holds the labels.")],
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled cells, in any of the same formats. Without it the model must know "
+            "words for cell types."
+        ),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="obs column of the reference that holds the labels.")
+    ] = None,
     key_added: Annotated[str, typer.Option(help="Prefix of the obs columns.")] = "scfm",
-    neighbours: Annotated[int, typer.Option(min=1, help="Reference cells that vote.")] = 15,
+    neighbours: Annotated[
+        int, typer.Option(min=1, help="Reference cells that vote; of --smooth a neighbourhood.")
+    ] = 15,
     min_confidence: Annotated[
-        float, typer.Option(min=0, max=1, help="Below it a cell is called unknown.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Below it a cell is called unknown. Default: 0.5; by words as calibrated.",
+        ),
+    ] = None,
+    smooth: Annotated[
+        bool, typer.Option("--smooth", help="By words: take the label a cell's neighbours have.")
+    ] = False,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     layer: options.Layer = None,
@@ -30,10 +48,10 @@ def command(
     minimum_coverage: options.MinimumCoverage = 0.5,
     json: options.Json = False,
 ) -> None:
-    """Label every cell by its nearest neighbours in a labelled reference.
+    """Label every cell by its nearest neighbours in a labelled reference, or by a model's words.
 
-    Writes obs["scfm_cell_type"] and obs["scfm_confidence"]; cells the reference does not speak for
-    are called "unknown".
+    Writes obs["scfm_cell_type"] and obs["scfm_confidence"]; cells the reference does not speak for,
+    or whose word is too unsure, are called "unknown".
     """
     config = options.input_config(layer, species, orthologs, expected_counts, minimum_coverage)
     from scfm.data.write import check_writable
@@ -52,6 +70,7 @@ def command(
             key_added=key_added,
             n_neighbours=neighbours,
             min_confidence=min_confidence,
+            smooth=smooth,
             batch_size=batch_size,
             config=config,
             on_progress=progress,

@@ -15,6 +15,7 @@ import typer
 
 from scfm.cli import (
     annotate,
+    calibrate,
     convert,
     demo,
     denoise,
@@ -22,6 +23,7 @@ from scfm.cli import (
     evaluate,
     export,
     finetune,
+    generate,
     info,
     plan,
     prepare,
@@ -40,7 +42,7 @@ app = typer.Typer(
 )
 for module in (
     *(demo, prepare, plan, pretrain, export, convert),
-    *(embed, annotate, denoise, info),
+    *(embed, annotate, calibrate, denoise, generate, info),
 ):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(finetune.app, name="finetune")

@@ -14,11 +14,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root() -> None:
-    """Keeps ``denoise`` a word of the command while there is no other."""
-
-
 @app.command("denoise")
 def denoise(
     data: Annotated[
@@ -81,5 +76,57 @@ def denoise(
     write_denoising(found, out)
     print(found.table(), flush=True)
     options.say(f"Wrote {out}: metrics.json, denoising.png.")
+    if json:
+        options.print_json({"out": str(out), "verdict": found.verdict})
+
+
+@app.command("generation")
+def generation(
+    real: Annotated[
+        str, typer.Argument(help="Real cells the model was not trained on, with their types.")
+    ],
+    generated: Annotated[str, typer.Option(help="h5ad of generated cells: scfm generate.")],
+    label: Annotated[str, typer.Option(help="obs column of the real cells' types.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json and report.html.")],
+    generated_label: Annotated[
+        str | None,
+        typer.Option(help="obs column of the types asked for; default: the same name."),
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(help="Cells the baselines learn from; default: half of the real ones."),
+    ] = None,
+    cells: Annotated[int, typer.Option(min=10, help="Cells of a type to judge, at most.")] = 200,
+    genes: Annotated[int, typer.Option(min=2, help="Genes to judge, at most.")] = 2_000,
+    seed: Annotated[int, typer.Option(help="For the cells, genes, baselines and intervals.")] = 0,
+    layer: options.Layer = None,
+    species: options.SpeciesOption = options.Species.auto,
+    minimum_coverage: options.MinimumCoverage = 0.05,
+    json: options.Json = False,
+) -> None:
+    """Judge generated cells beside real cells of their types and beside two baselines.
+
+    Gene means and variances, MMD, a classifier that tells them from real cells, zeros, and whether
+    a generated type is nearest to its own. The baselines: real cells of the type sequenced again,
+    and a negative binomial per gene.
+    """
+    config = options.input_config(layer, species, False, False, minimum_coverage)
+    from scfm.evaluate.generation import GenerationConfig, evaluate_generation
+    from scfm.evaluate.generation_report import write_generation
+
+    settings = GenerationConfig(n_cells=cells, n_genes=genes, seed=seed)
+    with options.CellProgress("evaluate", "types") as progress:
+        found = evaluate_generation(
+            *(real, generated),
+            label_key=label,
+            generated_key=generated_label,
+            fit=fit,
+            config=settings,
+            input_config=config,
+            on_progress=progress,
+        )
+    write_generation(found, out, title="Generated cells")
+    print(found.table(), flush=True)
+    options.say(f"Wrote {out}: metrics.json, report.html.")
     if json:
         options.print_json({"out": str(out), "verdict": found.verdict})

@@ -76,7 +76,7 @@ def align(
     *,
     species: Literal["auto", "human", "mouse"] = "auto",
     orthologs: bool = False,
-    duplicates: Literal["sum", "refuse"] = "sum",
+    duplicates: Literal["sum", "refuse", "rounded_mean"] = "sum",
     name: str = "the data",
 ) -> GeneAlignment:
     """Find the vocabulary's genes among the columns of the data.
@@ -96,7 +96,8 @@ def align(
     orthologs
         Map mouse genes to their one-to-one human orthologs. No effect on human data.
     duplicates
-        Several columns of one gene: ``"sum"`` their counts or ``"refuse"`` the data.
+        Several columns of one gene: ``"refuse"`` the data, or what becomes of their counts later
+        on: their ``"sum"``, or the ``"rounded_mean"`` over the gene's columns.
     name
         The data, for messages.
 
@@ -166,8 +167,8 @@ def require_genes(alignment: GeneAlignment, rows: CountRows, minimum: float = 0.
     if share < minimum:
         raise GeneCoverageError(
             f"{percent(share)} of the model's {report.n_genes:,} genes are columns of "
-            f"{report.name}; wanted at least {percent(minimum)}. {report.likely_cause or _FEW_GENES}"
-            f"\n{report}"
+            f"{report.name}; wanted at least {percent(minimum)}. "
+            f"{report.likely_cause or _FEW_GENES}\n{report}"
         )
     return report
 

@@ -233,6 +233,7 @@ def intervals(
     *,
     highlight: int | None = None,
     score_name: str = "macro-F1",
+    digits: int = 3,
 ) -> PathCollection:
     """Scores in 0 ... 1 with their 95 % intervals, in the order given, first on top.
 
@@ -240,7 +241,7 @@ def intervals(
     past the others.
     """
     colours = [ACCENT if i == highlight else MUTED for i in range(len(scores))]
-    shown = [f"{score.value:.3f}" for score in scores]
+    shown = [f"{score.value:.{digits}f}" for score in scores]
     dots = _interval_rows(ax, names, scores, shown, colours)
     if highlight is not None:
         value = scores[highlight].value

@@ -77,6 +77,42 @@ def write_report(
     OutputError
         ``out`` cannot be written.
     """
+    colours = label_colours(evaluation)
+    page = (
+        page_environment()
+        .get_template("report.html.j2")
+        .render(
+            evaluation=evaluation,
+            title=title,
+            model=judged(evaluation),
+            ranking=ranked(evaluation),
+            best=best_values(evaluation),
+            standing={method.key: standing(evaluation, method) for method in evaluation.methods},
+            colours=colours,
+            panels=list(embedding_panels(evaluation, embeddings, colours)),
+            interval_chart=interval_chart(evaluation),
+            difference_chart=difference_chart(evaluation),
+            confusion_chart=confusion_chart(evaluation),
+            confusion_words=confusion_words(evaluation),
+            loss_chart=loss_chart(training) if training and len(training["loss"]) else None,
+            losses=list(training["loss"]) if training else [],
+            training_facts=training_facts(training or {}),
+            data={
+                "Reference": captioned(evaluation.reference),
+                "Query": captioned(evaluation.query),
+            },
+            wide_confusion=len(confusion_columns(evaluation)) > 10,
+            genes=gene_tables(gene_reports),
+            provenance=grouped(provenance),
+            limits=limits,
+        )
+    )
+    with atomic_path(Path(out)) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+
+
+def page_environment() -> jinja2.Environment:
+    """What all pages are made with: their templates, escaping, and how values are worded."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("scfm.evaluate"),
         autoescape=True,
@@ -92,31 +128,7 @@ def write_report(
         "words": words,
         "sentence": sentence,
     }
-    colours = label_colours(evaluation)
-    page = environment.get_template("report.html.j2").render(
-        evaluation=evaluation,
-        title=title,
-        model=judged(evaluation),
-        ranking=ranked(evaluation),
-        best=best_values(evaluation),
-        standing={method.key: standing(evaluation, method) for method in evaluation.methods},
-        colours=colours,
-        panels=list(embedding_panels(evaluation, embeddings, colours)),
-        interval_chart=interval_chart(evaluation),
-        difference_chart=difference_chart(evaluation),
-        confusion_chart=confusion_chart(evaluation),
-        confusion_words=confusion_words(evaluation),
-        loss_chart=loss_chart(training) if training and len(training["loss"]) else None,
-        losses=list(training["loss"]) if training else [],
-        training_facts=training_facts(training or {}),
-        data={"Reference": captioned(evaluation.reference), "Query": captioned(evaluation.query)},
-        wide_confusion=len(confusion_columns(evaluation)) > 10,
-        genes=gene_tables(gene_reports),
-        provenance=grouped(provenance),
-        limits=limits,
-    )
-    with atomic_path(Path(out)) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+    return environment
 
 
 def write_metrics(out: Path, evaluation: Evaluation, extra: Mapping[str, Any]) -> None:
@@ -127,7 +139,7 @@ def write_metrics(out: Path, evaluation: Evaluation, extra: Mapping[str, Any]) -
     """
     found = evaluation.to_dict()
     assert not found.keys() & extra.keys(), f"already in the evaluation: {found.keys() & extra}"
-    text = json.dumps(_finite(found | dict(extra)), indent=2, sort_keys=True, allow_nan=False)
+    text = json.dumps(finite(found | dict(extra)), indent=2, sort_keys=True, allow_nan=False)
     with atomic_path(Path(out)) as unfinished:
         unfinished.write_text(text + "\n", encoding="utf-8")
 
@@ -356,14 +368,14 @@ def training_facts(training: Mapping[str, Any]) -> dict[str, str]:
     return facts | captioned(training.get("settings", {}))
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same data in JSON's types: numpy unwrapped, paths as text, no NaN or infinity."""
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     if isinstance(value, np.generic):
-        return _finite(value.item())
+        return finite(value.item())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value

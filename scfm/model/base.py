@@ -26,7 +26,16 @@ from scfm.data.fingerprint import sha256
 from scfm.data.write import atomic_folder, set_usual_mode
 from scfm.errors import ConfigError, ModelError
 from scfm.model.config import CellConfig
-from scfm.model.folder import CARD, CONFIG, PROVENANCE, VOCAB, WEIGHTS, find_model, read_provenance
+from scfm.model.folder import (
+    CARD,
+    CONFIG,
+    PROVENANCE,
+    VOCAB,
+    WEIGHTS,
+    find_model,
+    read_calibration,
+    read_provenance,
+)
 from scfm.model.recompute import Recompute
 from scfm.tokens.vocab import GeneVocab
 
@@ -51,6 +60,8 @@ class CellModel(PreTrainedModel):
         The genes this model knows; saved and loaded with it.
     provenance
         Where the weights come from: data, settings, versions, hashes.
+    calibration
+        What calibration.json in its folder says (scfm.tasks.calibration); None without one.
     poolings
         What `pool` can make one vector of a cell by; the first is the default.
     default_target_depth
@@ -65,6 +76,7 @@ class CellModel(PreTrainedModel):
     def __init__(self, config: CellConfig, vocab: GeneVocab | None = None):
         super().__init__(config)
         self.vocab, self.provenance = vocab, {}
+        self.calibration: dict[str, Any] | None = None
 
     @classmethod
     def from_scratch(cls, vocab: GeneVocab, sizes: Any, *, max_genes: int = 2048) -> Any:
@@ -170,6 +182,7 @@ class CellModel(PreTrainedModel):
                 f"{vocab.hash[:12]}, wanted {loaded.config.vocab_hash[:12]}). Restore the original."
             )
         loaded.vocab, loaded.provenance = vocab, provenance
+        loaded.calibration = read_calibration(folder, provenance)
         return loaded.eval()
 
     @classmethod

@@ -14,6 +14,9 @@ from scfm.errors import ModelError
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 VOCAB, PROVENANCE = "vocab.tsv", "provenance.json"
 CARD = "README.md"  # of converted models; what a hub shows
+CALIBRATION = (
+    "calibration.json"  # how far its confidence can be trusted; there after scfm calibrate
+)
 
 
 def find_model(source: str | Path) -> Path:
@@ -42,7 +45,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    files = [CONFIG, WEIGHTS, VOCAB, PROVENANCE, CARD]
+    files = [CONFIG, WEIGHTS, VOCAB, PROVENANCE, CARD, CALIBRATION]
     try:
         return Path(snapshot_download(name, allow_patterns=files))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
@@ -69,3 +72,26 @@ def read_provenance(folder: Path) -> dict[str, Any]:
                 "folder again from where it was made."
             )
     return provenance
+
+
+def read_calibration(folder: Path, provenance: dict[str, Any]) -> dict[str, Any] | None:
+    """What calibration.json says, if there is one. Raises ModelError where it is for others."""
+    path = folder / CALIBRATION
+    if not path.exists():
+        return None
+    remedy = (
+        f"Remove {path}, or calibrate again: scfm calibrate CELLS --model MODEL --label COLUMN."
+    )
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is not readable JSON: {error}. {remedy}") from error
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} holds no calibration. {remedy}")
+    own, theirs = str(provenance.get("weights_sha256", "")), str(found.get("weights_sha256", ""))
+    if own != theirs:
+        raise ModelError(
+            f"{path} was fitted for other weights (sha256 {theirs[:12]}, these are {own[:12]}). "
+            f"{remedy}"
+        )
+    return found

@@ -37,10 +37,10 @@ class ValueHead(nn.Linear):
     A module's call, not an index into its weight: strategies that shard weights gather them then.
     """
 
-    def forward(
-        self, input: Float[Tensor, "n d"], words: Int[Tensor, " word"] | None = None
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, states: Float[Tensor, "n d"], words: Int[Tensor, " word"] | None = None
     ) -> Float[Tensor, "n chosen"]:
-        return F.linear(input, self.weight if words is None else self.weight[words])
+        return F.linear(states, self.weight if words is None else self.weight[words])
 
 
 class ScmulanModel(CellModel):

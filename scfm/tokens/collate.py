@@ -67,14 +67,15 @@ class Tokenizer(CellTokenizer):
         vocab: GeneVocab,
         alignments: Alignment | Sequence[DatasetAlignment],
         config: TokenConfig | None = None,
+        duplicates: str = "sum",
     ):
-        super().__init__(vocab, alignments, config or TokenConfig())
+        super().__init__(vocab, alignments, config or TokenConfig(), duplicates)
         self._ids = (vocab.cell_id, vocab.target_depth_id, vocab.source_depth_id, vocab.gene_start)
 
     def shown(
         self, rows: CountRows, target_depth: float | Float[np.ndarray, " cell"] | None = None
     ) -> CellBatch:
-        indptr, indices, counts = csr_arrays(rows)
+        indptr, indices, counts = csr_arrays(self._one_a_gene(rows))
         scratch = _new_scratch(longest_row(indptr), self.n_genes, counts)
         out = new_tokens(rows.n_cells, int(indptr[-1]) + N_SPECIALS * rows.n_cells)
         tables = (self.tables, self._datasets(rows), self.n_genes)
@@ -86,7 +87,7 @@ class Tokenizer(CellTokenizer):
 
     def training(self, rows: CountRows, keys: UInt64[np.ndarray, " cell"]) -> CellBatch:
         assert len(keys) == rows.n_cells, "one key a cell"
-        rows = self._whole(rows, keys)
+        rows = self._whole(self._one_a_gene(rows), keys)
         indptr, indices, counts = csr_arrays(rows)
         scratch = _new_scratch(longest_row(indptr), self.n_genes, counts)
         out = new_tokens(rows.n_cells, int(self.most_tokens(np.diff(indptr)).sum()) + 1)

@@ -47,7 +47,7 @@ class InputConfig:
 
     species: Literal["auto", "human", "mouse"] = "auto"
     orthologs: bool = False  # mouse genes through one-to-one human orthologs
-    duplicates: Literal["sum", "refuse"] = "sum"  # columns of one gene
+    duplicates: Literal["sum", "refuse", "rounded_mean"] = "sum"  # columns of one gene
     layer: str | None = None  # None: X, layers["counts"] or raw, whichever holds raw counts
     expected_counts: bool = False  # accept non-integer expected counts (RSEM)
     # share of the counts on genes the vocabulary knows; of sentences, of its genes that are there
@@ -100,7 +100,7 @@ def open_input(
     spread = np.linspace(0, source.n_cells - 1, min(source.n_cells, CELLS_SAMPLED))
     sample = source.rows(spread.round().astype(np.int64))
     report = _floor(tokens)(alignment, sample, config.minimum_coverage)
-    tokenizer = tokenizer_for(vocab, alignment, tokens, source)
+    tokenizer = tokenizer_for(vocab, alignment, tokens, source, config.duplicates)
     return PoolMember(source, tokenizer, (report,)), report
 
 
@@ -109,16 +109,17 @@ def tokenizer_for(
     alignments: Alignment | Sequence[DatasetAlignment],
     tokens: TokenSettings | None,
     source: CellSource | Labelled | None = None,
+    duplicates: str = "sum",
 ) -> CellTokenizer:
     """The tokenizer of the family whose settings these are; the scfm family's without any.
 
     Sentences take a training example's words from the obs of ``source``, whose cells these are.
     """
     if isinstance(tokens, SentenceConfig):
-        return SentenceTokenizer(vocab, alignments, tokens, source)
+        return SentenceTokenizer(vocab, alignments, tokens, source, duplicates)
     if isinstance(tokens, MaskConfig):
-        return MaskedTokenizer(vocab, alignments, tokens)
-    return Tokenizer(vocab, alignments, tokens)
+        return MaskedTokenizer(vocab, alignments, tokens, duplicates)
+    return Tokenizer(vocab, alignments, tokens, duplicates)
 
 
 def _floor(
@@ -171,7 +172,7 @@ def _open_store(
         for alignment, has_column in aligned
         if isinstance(alignment, GeneAlignment)
     ]
-    tokenizer = tokenizer_for(vocab, alignments, tokens, store)
+    tokenizer = tokenizer_for(vocab, alignments, tokens, store, config.duplicates)
     worst = min(reports, key=lambda report: report.counts_covered or 0.0)
     # a cached_property is a property, which the checker of types does not know
     return PoolMember(cast(CellSource, store), tokenizer, tuple(reports)), worst

@@ -127,8 +127,9 @@ class MaskedTokenizer(CellTokenizer):
         vocab: GeneVocab,
         alignments: Alignment | Sequence[DatasetAlignment],
         config: MaskConfig | None = None,
+        duplicates: str = "sum",
     ):
-        super().__init__(vocab, alignments, config or MaskConfig())
+        super().__init__(vocab, alignments, config or MaskConfig(), duplicates)
         self._ids = (vocab.target_depth_id, vocab.source_depth_id, vocab.gene_start)
         self._settings = _settings_of(self.config)
         self._may_be_zero = self._bits_of_zeros()
@@ -136,7 +137,7 @@ class MaskedTokenizer(CellTokenizer):
     def shown(
         self, rows: CountRows, target_depth: float | Float[np.ndarray, " cell"] | None = None
     ) -> CellBatch:
-        indptr, indices, counts = csr_arrays(rows)
+        indptr, indices, counts = csr_arrays(self._one_a_gene(rows))
         scratch = new_mask_scratch(longest_row(indptr), self.n_genes, counts)
         out = new_tokens(rows.n_cells, int(indptr[-1]) + N_SPECIALS * rows.n_cells)
         tables = (self.tables, self._datasets(rows), self.n_genes)
@@ -148,7 +149,7 @@ class MaskedTokenizer(CellTokenizer):
 
     def training(self, rows: CountRows, keys: UInt64[np.ndarray, " cell"]) -> CellBatch:
         assert len(keys) == rows.n_cells, "one key a cell"
-        rows = self._whole(rows, keys)
+        rows = self._whole(self._one_a_gene(rows), keys)
         indptr, indices, counts = csr_arrays(rows)
         scratch = new_mask_scratch(longest_row(indptr), self.n_genes, counts)
         room = int(self.most_tokens(np.diff(indptr)).sum())

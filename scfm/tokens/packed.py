@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, UInt64
 from scfm.batch import CellBatch
 from scfm.data.counts import CountRows
 from scfm.tokens.depth import round_expected
+from scfm.tokens.shared_columns import SharedColumns
 from scfm.tokens.tables import Alignment, DatasetAlignment, GeneTables
 from scfm.tokens.target_depth import TargetDepth
 from scfm.tokens.vocab import GeneVocab
@@ -31,11 +32,17 @@ class CellTokenizer(ABC):
     n_specials: ClassVar[int]  # tokens before a cell's genes
 
     def __init__(
-        self, vocab: GeneVocab, alignments: Alignment | Sequence[DatasetAlignment], config: Any
+        self,
+        vocab: GeneVocab,
+        alignments: Alignment | Sequence[DatasetAlignment],
+        config: Any,
+        duplicates: str = "sum",
     ):
         self.vocab, self.config = vocab, config
         self.n_genes = vocab.n_genes
         self.tables = GeneTables.of(alignments, self.n_genes)
+        means = duplicates == "rounded_mean"
+        self._shared = SharedColumns.of(alignments, self.n_genes) if means else None
 
     @abstractmethod
     def shown(
@@ -73,6 +80,10 @@ class CellTokenizer(ABC):
         dataset = np.ascontiguousarray(rows.dataset, dtype=np.int64)
         assert dataset.size == 0 or 0 <= dataset.min() <= dataset.max() < self.tables.n_datasets
         return dataset
+
+    def _one_a_gene(self, rows: CountRows) -> CountRows:
+        """Rows whose columns of one gene are settled; where they add up, that is done later."""
+        return self._shared.mean(rows, self.tables, self._datasets(rows)) if self._shared else rows
 
     def _whole(self, rows: CountRows, keys: UInt64[np.ndarray, " cell"]) -> CountRows:
         if np.issubdtype(rows.counts.dtype, np.integer):

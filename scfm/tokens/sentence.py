@@ -46,7 +46,7 @@ class SentenceTokenizer(CellTokenizer):
     or a prompt with words of obs is first asked for.
     """
 
-    n_specials: ClassVar[int] = 0
+    n_specials: ClassVar[int] = 1  # the task word of `shown`, after the genes
 
     def __init__(
         self,
@@ -54,8 +54,9 @@ class SentenceTokenizer(CellTokenizer):
         alignments: Alignment | Sequence[DatasetAlignment],
         config: SentenceConfig | None = None,
         source: CellSource | Labelled | None = None,
+        duplicates: str = "sum",
     ):
-        super().__init__(vocab, alignments, config or SentenceConfig())
+        super().__init__(vocab, alignments, config or SentenceConfig(), duplicates)
         self.words, self.source = Words(vocab, self.config.types), source
         self._types = np.array([self.config.columns.index(c) for c in self.words.types], np.int64)
 
@@ -99,7 +100,7 @@ class SentenceTokenizer(CellTokenizer):
                 f"{', '.join(words)}. Take task='complete' to tell some and ask for the others."
             )
         told = self._told(rows, words)
-        indptr, indices, counts = csr_arrays(rows)
+        indptr, indices, counts = csr_arrays(self._one_a_gene(rows))
         scratch = new_sentence_scratch(longest_row(indptr), self.n_genes, told.shape[1], counts)
         out = new_tokens(rows.n_cells, int(indptr[-1]) + (told.shape[1] + 1) * rows.n_cells)
         settings = self._settings(self.config.prompt_order)
@@ -115,7 +116,7 @@ class SentenceTokenizer(CellTokenizer):
         Raises LabelError where the cells lack a column of words.
         """
         assert len(keys) == rows.n_cells, "one key a cell"
-        rows = self._whole(rows, keys)
+        rows = self._whole(self._one_a_gene(rows), keys)
         words = self._labels[rows.cell_index].astype(np.int64)
         indptr, indices, counts = csr_arrays(rows)
         scratch = new_sentence_scratch(longest_row(indptr), self.n_genes, words.shape[1], counts)
@@ -131,8 +132,10 @@ class SentenceTokenizer(CellTokenizer):
         genes = np.minimum(np.minimum(n_expressed, self.config.max_genes), self.n_genes)
         return (genes + len(self.config.columns) + 2).astype(np.int64)
 
-    def asked_for(self, cells: CellBatch, target_depth: TargetDepth) -> NoReturn:
-        _refuse_depth()
+    def asked_for(self, cells: CellBatch, target_depth: TargetDepth) -> CellBatch:
+        if target_depth.kind != "source":
+            _refuse_depth()
+        return cells
 
     @cached_property
     def _labels(self) -> Int32[np.ndarray, "cell column"]:

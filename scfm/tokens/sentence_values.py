@@ -128,12 +128,12 @@ def _gene_ids(
         return [], []
     positions = find_genes(list(genes), vocab.symbols, vocab.ensembl_ids)
     for name, value in genes.items():
-        if int(value) != value or not 0 <= value <= n_bins:
+        if not 0 <= value <= n_bins:
             raise ConfigError(
                 f"The prompt gives gene {name} the bin {value}; wanted a whole number from 0 (not "
                 f"expressed) to {n_bins} (as the cell's most expressed gene)."
             )
-    return [vocab.gene_start + int(p) for p in positions], [int(v) for v in genes.values()]
+    return [vocab.gene_start + int(p) for p in positions], list(genes.values())
 
 
 def _prompts(

@@ -8,19 +8,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Int
 
-from scfm.data.blocked import in_blocks
-from scfm.errors import ConfigError, InputError, LabelError
+from scfm.errors import ConfigError, LabelError
 from scfm.tokens.pool import PoolMember
 from scfm.tokens.sentence_config import SentenceConfig
+from scfm.tokens.variable_genes import variable_genes
 from scfm.tokens.vocab import SPECIAL, GeneVocab
 from scfm.tokens.word_labels import column_of, says_something
 from scfm.tokens.words import END, TASK_WORDS
 
-CELLS_SAMPLED = 20_000  # that the variable genes are chosen by
-FEWEST_CELLS, RAREST = 3, 0.001  # cells that express a gene, in number and as a share
 MOST_WORDS = 4096  # of a column; of more, it is no kind of cell but something of each cell
 
 
@@ -54,70 +51,12 @@ def sentence_vocab(members: Sequence[PoolMember], config: SentenceConfig) -> Gen
     )
 
 
-def variable_genes(members: Sequence[PoolMember], n_genes: int) -> Int[np.ndarray, " gene"]:
-    """Positions in `GeneVocab.human` of the genes that vary most, ascending.
-
-    By scanpy's dispersions of log1p of counts per 10,000 (flavour "seurat") in at most
-    CELLS_SAMPLED cells spread over the data, among genes that 0.1 % of these cells (and 3) express:
-    of the others the dispersions say nothing. Where there are no more than wanted, all of them.
-    """
-    import anndata as ad
-    import scanpy as sc
-    from scipy import sparse
-
-    parts = [_sample(member, share) for member, share in _shares(members)]
-    values = sparse.vstack(parts, format="csr")
-    n_cells = np.bincount(values.indices, minlength=values.shape[1])
-    expressed = np.flatnonzero(n_cells >= max(FEWEST_CELLS, RAREST * values.shape[0]))
-    if len(expressed) <= n_genes:
-        return expressed
-    sample = ad.AnnData(values[:, expressed])
-    found = sc.pp.highly_variable_genes(sample, n_top_genes=n_genes, flavor="seurat", inplace=False)
-    assert isinstance(found, pd.DataFrame)
-    # ties at the last place let in a few more: dispersions say which, then the order of the genes
-    ranked = np.argsort(-found["dispersions_norm"].fillna(-np.inf).to_numpy(), kind="stable")
-    return np.sort(expressed[ranked[:n_genes]])
-
-
 def _gene_positions(
     members: Sequence[PoolMember], config: SentenceConfig
 ) -> Int[np.ndarray, " gene"]:
     if config.genes == "human":
         return np.arange(GeneVocab.human().n_genes)
     return variable_genes(members, config.n_genes)
-
-
-def _shares(members: Sequence[PoolMember]) -> list[tuple[PoolMember, int]]:
-    """How many cells of each member are looked at: in proportion, at least one."""
-    sizes = np.array([member.source.n_cells for member in members])
-    if sizes.sum() == 0:
-        raise InputError("The data hold no cells to choose genes by.")
-    wanted = sizes * min(1.0, CELLS_SAMPLED / sizes.sum())
-    return [
-        (member, int(min(n, max(1, round(share)))))
-        for member, n, share in zip(members, sizes, wanted, strict=True)
-        if n
-    ]
-
-
-def _sample(member: PoolMember, n_cells: int):
-    """log1p of counts per 10,000 of cells spread over a member's blocks, CSR over human genes."""
-    from scipy import sparse
-
-    assert member.tokenizer.vocab == GeneVocab.human(), "open the data with GeneVocab.human()"
-    source = in_blocks(member.source)
-    blocks = source.blocks
-    n_blocks = min(len(blocks.first), max(1, round(n_cells / blocks.n_cells.mean())))
-    spread = np.linspace(0, len(blocks.first) - 1, n_blocks).round().astype(np.int64)
-    cells = np.concatenate(
-        [np.arange(blocks.first[b], blocks.first[b] + blocks.n_cells[b]) for b in spread]
-    )
-    shown = member.tokenizer.shown(source.rows(cells))
-    genes = shown.gene_ids - member.tokenizer.vocab.gene_start
-    is_gene = genes >= 0  # the special tokens come before the genes
-    indptr = np.concatenate([[0], np.cumsum(is_gene)])[shown.offsets]
-    shape = (shown.n_cells, member.tokenizer.n_genes)
-    return sparse.csr_matrix((shown.values[is_gene], genes[is_gene], indptr), shape=shape)
 
 
 def _words(

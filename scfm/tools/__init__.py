@@ -13,11 +13,15 @@ if TYPE_CHECKING:
     from scfm.tools.embedding import embed
     from scfm.tools.export_model import export_model
     from scfm.tools.gene_embeddings import gene_embedding
+    from scfm.tools.generated_cells import generate
+    from scfm.tools.in_silico import perturb_in_silico
     from scfm.tools.module_activity import gene_modules
     from scfm.tools.perturbation import finetune_perturbation, perturb
+    from scfm.tools.type_calibration import calibrate
 
 __all__ = [
     "annotate",
+    "calibrate",
     "denoise",
     "drug_features",
     "embed",
@@ -25,11 +29,14 @@ __all__ = [
     "finetune_perturbation",
     "gene_embedding",
     "gene_modules",
+    "generate",
     "perturb",
+    "perturb_in_silico",
 ]
 
 _LAZY = {
     "annotate": "scfm.tools.annotation",
+    "calibrate": "scfm.tools.type_calibration",
     "denoise": "scfm.tools.denoising",
     "drug_features": "scfm.tools.drug_response",
     "embed": "scfm.tools.embedding",
@@ -37,7 +44,9 @@ _LAZY = {
     "finetune_perturbation": "scfm.tools.perturbation",
     "gene_embedding": "scfm.tools.gene_embeddings",
     "gene_modules": "scfm.tools.module_activity",
+    "generate": "scfm.tools.generated_cells",
     "perturb": "scfm.tools.perturbation",
+    "perturb_in_silico": "scfm.tools.in_silico",
 }
 
 

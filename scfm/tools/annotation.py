@@ -1,4 +1,5 @@
-"""scfm.tl.annotate, and the same for a file: labels from a reference, by neighbours in embedding.
+"""scfm.tl.annotate, and the same for a file: labels from a reference, by neighbours in embedding,
+or without one from a model that knows words for cell types (scfm.tools.annotation_by_words).
 
 in   query and labelled reference (AnnData or paths), a model
 out  obs["scfm_cell_type"], obs["scfm_confidence"], obs["scfm_runner_up"]; settings in uns["scfm"]
@@ -15,11 +16,20 @@ import pandas as pd
 
 from scfm.data.genes import GeneReport
 from scfm.data.write import SafeFile, put_obs, write_annotated
-from scfm.errors import LabelError
+from scfm.errors import ConfigError, LabelError
 from scfm.model.base import CellModel
 from scfm.tasks.embedding import EmbeddingConfig, embed_cells
 from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig, NeighbourPrediction
+from scfm.tasks.smoothing import SmoothingConfig
 from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tools.annotation_by_words import (
+    EMBEDDING,
+    UNKNOWN,
+    WordAnnotation,
+    WordSummary,
+    annotate_by_words,
+    annotate_file_by_words,
+)
 from scfm.tools.embedding import (
     checked_batch_size,
     checked_key,
@@ -35,9 +45,6 @@ from scfm.tools.loading import as_model, input_config
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-UNKNOWN = "unknown"
-EMBEDDING = "X_scfm"
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,12 @@ def annotate(
     adata: "AnnData",
     model: CellModel | str | Path,
     *,
-    reference: "AnnData | str | Path",
-    label_key: str,
+    reference: "AnnData | str | Path | None" = None,
+    label_key: str | None = None,
     key_added: str = "scfm",
     n_neighbours: int = 15,
-    min_confidence: float = 0.5,
+    min_confidence: float | None = None,
+    smooth: bool = False,
     pooling: str | None = None,
     batch_size: int = 64,
     layer: str | None = None,
@@ -79,13 +87,17 @@ def annotate(
     minimum_coverage: float = 0.5,
     copy: bool = False,
 ) -> "AnnData | None":
-    """Label every cell by its nearest neighbours in a labelled reference.
+    """Label every cell by its nearest neighbours in a labelled reference, or by a model's words.
 
-    Both are embedded with the model (``layer`` says where the query's counts are; the reference's
-    are found). What sequencing depth does to the embedding within a label is taken out; cosine
-    neighbours vote, weighted by distance. A cell is "unknown" where the vote is split below
-    ``min_confidence``, or where it is less like the reference than 99 % of the reference's own
-    cells are.
+    With a ``reference``: both are embedded with the model (``layer`` says where the query's counts
+    are; the reference's are found). What sequencing depth does to the embedding within a label is
+    taken out; cosine neighbours vote, weighted by distance. A cell is "unknown" where the vote is
+    split below ``min_confidence``, or where it is less like the reference than 99 % of the
+    reference's own cells are.
+
+    Without one: a model of family scmulan says each cell's type, coarse then fine if it was trained
+    so; the confidence is the probability of what it says, tempered by its calibration
+    (`scfm.tl.calibrate`), below whose threshold a cell is "unknown".
 
     Parameters
     ----------
@@ -95,23 +107,40 @@ def annotate(
         Column of the reference's obs. Cells without a label do not vote.
     key_added
         Prefix of the obs columns.
+    n_neighbours
+        Reference cells that vote; of ``smooth`` the size of a neighbourhood.
+    min_confidence
+        Below it a cell is unknown. None: 0.5; by words the model's calibrated threshold.
+    smooth
+        By words only: take the label that most of the weight (inverse distance) of a cell's
+        neighbours in the embedding has, and its share as confidence. What was said of the cell
+        alone stays in ``obs[f"{key_added}_own_cell_type"]``.
+    pooling
+        The embedding neighbours are found in and that is kept; by words "type" or "prompt".
 
     Returns
     -------
     The copy if ``copy``, else None: ``adata`` gains ``obs[f"{key_added}_cell_type"]``
     (categorical), ``obs[f"{key_added}_confidence"]`` (0 to 1), ``obs[f"{key_added}_runner_up"]``,
-    ``obsm["X_scfm"]`` and ``uns["scfm"][key_added]``.
+    ``obsm["X_scfm"]`` and ``uns["scfm"][key_added]``; by coarse and fine words also
+    ``obs[f"{key_added}_coarse_type"]``.
 
-    Raises LabelError where the reference has no such column or no labels.
+    Raises LabelError where the reference has no such column or no labels, ConfigError without a
+    reference for a model that knows no words for cell types.
     """
+    _check_asked(reference, label_key, smooth)
     adata = adata.copy() if copy else adata
     model, key_added = as_model(model), checked_key(key_added)
     config = input_config(layer, species, minimum_coverage, orthologs=orthologs)
+    if reference is None or label_key is None:
+        how = _by_words(key_added, n_neighbours, min_confidence, smooth, pooling, batch_size)
+        annotate_by_words(adata, model, how, config)
+        return adata if copy else None
     voters = fit_reference(
         model,
         reference,
         label_key,
-        NeighbourConfig(n_neighbours=n_neighbours, min_confidence=min_confidence),
+        _neighbours(n_neighbours, min_confidence),
         reading=config,
         pooling=pooling,
         batch_size=batch_size,
@@ -149,26 +178,32 @@ def annotate_file(
     model: CellModel | str | Path,
     out: str | Path,
     *,
-    reference: "AnnData | str | Path",
-    label_key: str,
+    reference: "AnnData | str | Path | None" = None,
+    label_key: str | None = None,
     key_added: str = "scfm",
     n_neighbours: int = 15,
-    min_confidence: float = 0.5,
+    min_confidence: float | None = None,
+    smooth: bool = False,
     pooling: str | None = None,
     batch_size: int = 64,
     config: InputConfig | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> AnnotationSummary:
+) -> AnnotationSummary | WordSummary:
     """Label a file's cells in a new h5ad that holds everything an old h5ad did.
 
     The file is read in chunks; what grows with it are the label and two numbers a cell.
     """
+    _check_asked(reference, label_key, smooth)
     model, key_added = as_model(model), checked_key(key_added)
+    if reference is None or label_key is None:
+        how = _by_words(key_added, n_neighbours, min_confidence, smooth, pooling, batch_size)
+        reading = config or InputConfig()
+        return annotate_file_by_words(path, model, out, how, reading, on_progress)
     voters = fit_reference(
         model,
         reference,
         label_key,
-        NeighbourConfig(n_neighbours=n_neighbours, min_confidence=min_confidence),
+        _neighbours(n_neighbours, min_confidence),
         reading=config,
         pooling=pooling,
         batch_size=batch_size,
@@ -198,6 +233,46 @@ def annotate_file(
         n_reference=len(voters.codes),
         left_out=dict(voters.dropped),
         genes=report,
+    )
+
+
+def _check_asked(reference: object, label_key: str | None, smooth: bool) -> None:
+    """ConfigError for arguments that do not go together."""
+    if reference is None and label_key is not None:
+        raise ConfigError(
+            f"label_key is '{label_key}', a column of a reference, and there is no reference. Give "
+            "reference= (--reference) too, or leave both out to annotate by the model's words."
+        )
+    if reference is not None and label_key is None:
+        raise ConfigError("A reference needs label_key= (--label): its obs column of cell types.")
+    if reference is not None and smooth:
+        raise ConfigError(
+            "smooth is for annotation by words; with a reference, neighbours vote already. Leave "
+            "out smooth (--smooth), or the reference."
+        )
+
+
+def _neighbours(n_neighbours: int, min_confidence: float | None) -> NeighbourConfig:
+    sure = NeighbourConfig.min_confidence if min_confidence is None else min_confidence
+    return NeighbourConfig(n_neighbours=n_neighbours, min_confidence=sure)
+
+
+def _by_words(
+    key_added: str,
+    n_neighbours: int,
+    min_confidence: float | None,
+    smooth: bool,
+    pooling: str | None,
+    batch_size: int,
+) -> WordAnnotation:
+    share = SmoothingConfig.threshold if min_confidence is None else float(min_confidence)
+    smoothing = SmoothingConfig(n_neighbours=n_neighbours, threshold=share) if smooth else None
+    return WordAnnotation(
+        key_added=key_added,
+        min_confidence=min_confidence,
+        smoothing=smoothing,
+        pooling=pooling,
+        batch_size=batch_size,
     )
 
 
