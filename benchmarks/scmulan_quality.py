@@ -1,10 +1,10 @@
 """What a small scMulan learns of sorted blood cells: annotation by words, and generated cells.
 
-One JSON line on stdout. The words are the sorting gate: ``subpop``, then ``celltype``. A random fifth
-of the cells is held out before anything is fitted (one donor, so the split is optimistic); PBMC3k is
-another experiment, its clusters mapped to the gates' common names. Beside the model, on the same
-cells: the majority class and linear methods fitted on the same training cells. Nothing is chosen by
-what is found.
+One JSON line on stdout. The words are the sorting gate: ``subpop``, then ``celltype``. A random
+fifth of the cells is held out before anything is fitted (one donor, so the split is optimistic);
+PBMC3k is another experiment, its clusters mapped to the gates' common names. Beside the model, on
+the same cells: the majority class and linear methods fitted on the same training cells. Nothing is
+chosen by what is found.
 
     python benchmarks/scmulan_quality.py ../shared/data/rna --out quality [--steps 3000]
 """
@@ -53,9 +53,7 @@ def main() -> None:
     found = {
         "steps": asked.steps,
         "training_seconds": round(seconds, 1),
-        "held_out": {
-            column: judge(model, training, held_out, column) for column in (COARSE, FINE)
-        },
+        "held_out": {column: judge(model, training, held_out, column) for column in (COARSE, FINE)},
         "pbmc3k": judge_pbmc3k(model, training, asked.data),
         "generated": judge_generated(model, held_out),
     }
@@ -124,7 +122,8 @@ def annotated(model: Path, cells: ad.AnnData) -> dict[str, np.ndarray]:
 
 
 def table(cells: ad.AnnData) -> CountTable:
-    return CountTable(cells.X.tocsr(), list(cells.var_names))
+    counts: Any = cells.X
+    return CountTable(counts.tocsr(), list(cells.var_names))
 
 
 def scores(found: Evaluation) -> dict[str, Any]:
@@ -139,8 +138,13 @@ def scores(found: Evaluation) -> dict[str, Any]:
     return {"n_cells": len(found.truth), "methods": methods, "verdict": found.verdict}
 
 
+def gene_means(cells: ad.AnnData) -> np.ndarray:
+    values: Any = cells.X
+    return np.asarray(values.mean(0)).ravel()
+
+
 def judge_generated(model: Path, held_out: Path) -> dict[str, Any]:
-    """Correlation of gene means, log1p(cp10k): of cells generated as a type with each real type's."""
+    """Correlation of gene means, log1p(cp10k): of cells made as a type with each real type's."""
     import scanpy as sc
 
     import scfm
@@ -151,13 +155,10 @@ def judge_generated(model: Path, held_out: Path) -> dict[str, Any]:
     types = sorted(set(real.obs[COARSE]))
     found = {}
     for word in types:
-        made = scfm.tl.generate(model, words={COARSE: word}, n_cells=N_GENERATED, seed=0)
+        made = scfm.tl.generate(model, {COARSE: word}, n_cells=N_GENERATED, seed=0)
         genes = [gene for gene in made.var_names if gene in set(real.var_names)]
-        ours = np.asarray(made[:, genes].X.mean(0)).ravel()
-        means = {
-            other: np.asarray(real[real.obs[COARSE] == other][:, genes].X.mean(0)).ravel()
-            for other in types
-        }
+        ours = gene_means(made[:, genes])
+        means = {other: gene_means(real[real.obs[COARSE] == other][:, genes]) for other in types}
         r = {other: float(np.corrcoef(ours, mean)[0, 1]) for other, mean in means.items()}
         others = {other: value for other, value in r.items() if other != word}
         nearest = max(others, key=lambda other: others[other])
@@ -165,9 +166,7 @@ def judge_generated(model: Path, held_out: Path) -> dict[str, Any]:
             "own": round(r[word], 4),
             "best_other": [nearest, round(others[nearest], 4)],
             # what two real samples of these types have in common with each other
-            "real_with_best_other": round(
-                float(np.corrcoef(means[word], means[nearest])[0, 1]), 4
-            ),
+            "real_with_best_other": round(float(np.corrcoef(means[word], means[nearest])[0, 1]), 4),
         }
     return found
 

@@ -3,7 +3,7 @@
 in   CellBatch: sentences, the words in the order they are said; values are bins
 out  CellStates; logits of the next word, and the value it would have
 
-Source: Bian et al. 2024, scMulan, doi:10.1007/978-1-0716-3989-4_57. No positions, as released:
+Source: Bian et al. 2024, scMulan, doi:10.1101/2024.01.25.577152. No positions, as released:
 what a word may look at is all that its place means.
 """
 

@@ -5,7 +5,7 @@ in   states (n_tokens, d), the words and bins of packed sentences, which of them
 out  a scalar, and its parts
 
 At each place from the prompt's last word on, every word not yet said is wanted, and its value.
-Source: scMulan, Bian et al. 2024, doi:10.1007/978-1-0716-3989-4_57; its target builder was
+Source: scMulan, Bian et al. 2024, doi:10.1101/2024.01.25.577152; its target builder was
 not released: what it may have done is an option here.
 """
 

@@ -13,7 +13,7 @@ from scfm.model.attention import Packing
 from scfm.model.base import CellModel
 from scfm.model.scmulan import ScmulanModel
 from scfm.objectives.regression import mean_squared_error
-from scfm.objectives.sentence import Heads, SentenceObjective, sentence_losses
+from scfm.objectives.sentence import EndTarget, Heads, TypeTarget, sentence_losses
 
 # "loss", which is made small, and "loss_...", what it is made of: scalars. Of each guessed value
 # "squared_error", "is_expressed" and "cell_of", for the loss by part (scfm.objectives.parts).
@@ -50,7 +50,13 @@ def guess_losses(
     }
 
 
-def said_losses(model: CellModel, cells: CellBatch, objective: SentenceObjective) -> BatchLosses:
+def said_losses(
+    model: CellModel,
+    cells: CellBatch,
+    weights: Mapping[str, float],
+    end_target: EndTarget,
+    type_target: TypeTarget,
+) -> BatchLosses:
     """What it costs to say the words that follow each prompt (`scfm.objectives.sentence`).
 
     The errors shown by part are those of each said gene's value bin, in bins, when its turn comes.
@@ -64,7 +70,8 @@ def said_losses(model: CellModel, cells: CellBatch, objective: SentenceObjective
         cells.is_target,
         cells.offsets,
         Heads(model.word_logits, model.value_logits),
-        objective,
+        end_target=end_target,
+        type_target=type_target,
         end_id=words.end_id,
         is_annotation=cells.gene_ids[last_of_prompt] == words.annotate_id,
     )
@@ -72,7 +79,7 @@ def said_losses(model: CellModel, cells: CellBatch, objective: SentenceObjective
     return {
         "loss_words": found.words,
         "loss_values": found.values,
-        "loss": found.loss,
+        "loss": weights["words"] * found.words + weights["values"] * found.values,
         "squared_error": found.squared_error[is_gene],
         "is_expressed": is_gene[is_gene],
         "cell_of": found.cell_of[is_gene],

@@ -6,12 +6,12 @@ out  weights of the loss's terms; the columns of metrics.csv
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 from scfm.batch import CellBatch
 from scfm.model.base import CellModel
 from scfm.objectives.parts import PARTS
-from scfm.objectives.sentence import SentenceObjective
+from scfm.objectives.sentence import EndTarget, TypeTarget
 from scfm.tasks.pretrain_losses import BatchLosses, guess_losses, said_losses
 
 
@@ -71,19 +71,42 @@ class MaskedObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentenceObjectiveConfig(SentenceObjective):
+class SentenceObjectiveConfig:
     """scMulan's: which words are still to be said, and with which values.
 
-    The end word is wanted at the last place alone unless ``end_target`` is "always": wanted from
-    the first word on, it competes with every gene, and the published model's cells end early.
+    Attributes
+    ----------
+    value_weight
+        Of the values' squared error, in bins, beside the words' loss; 200 as released.
+    end_target
+        Where the end word is wanted: at the "last" place alone, or "always", like any word not yet
+        said. Always wanted, it competes with every gene from the first word on, and generated
+        cells end early, as the published model's do.
+    type_target
+        What an annotation wants at each place: the "set" of type words not yet said, or just the
+        "next" one.
     """
+
+    value_weight: float = 200.0
+    end_target: EndTarget = "last"
+    type_target: TypeTarget = "set"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value_weight < float("inf"):
+            raise ValueError(f"objective.value_weight must be at least 0, got {self.value_weight}")
+        for name, known in (("end_target", EndTarget), ("type_target", TypeTarget)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(
+                    f"objective.{name} is '{getattr(self, name)}'; known are "
+                    f"{', '.join(get_args(known))}"
+                )
 
     @property
     def weights(self) -> dict[str, float]:
         return {"words": 1.0, "values": self.value_weight}
 
     def losses(self, model: CellModel, cells: CellBatch) -> BatchLosses:
-        return said_losses(model, cells, self)
+        return said_losses(model, cells, self.weights, self.end_target, self.type_target)
 
 
 def losses_of(objective: Objective) -> list[str]:

@@ -29,7 +29,8 @@ class SentenceConfig:
     no_word
         Values that say nothing, in any letter case.
     genes
-        "variable": the ``n_genes`` genes that vary most in the data the vocabulary is made of;
+        "variable": the ``n_genes`` that vary most in the data the vocabulary is made of, by
+        Pearson residuals;
         "human": all of `GeneVocab.human`.
     n_bins
         Bins of a gene's value, between 0 and the cell's largest.
@@ -42,7 +43,7 @@ class SentenceConfig:
     annotate_share, generate_share, complete_share
         How often which sentence is drawn.
 
-    Source: Bian et al. 2024 (scMulan), doi:10.1007/978-1-0716-3989-4_57. Of its training nothing is
+    Source: Bian et al. 2024 (scMulan), doi:10.1101/2024.01.25.577152. Of its training nothing is
     released; the shares and the draws of subsets are ours.
     """
 

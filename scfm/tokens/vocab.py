@@ -235,7 +235,7 @@ class GeneVocab:
         region, seq_tech and sex, then the task words <PCT>, <SPToken1> to <SPToken15>. The release
         does not tell coarse from fine types: any word of cell_type may be either. Ensembl ids are
         from our own tables, "" where unknown. Source: scfm/data/resources/SOURCES.md;
-        doi:10.1007/978-1-0716-3989-4_57.
+        doi:10.1101/2024.01.25.577152.
         """
         tokens = scmulan_tokens()
         genes = [token for token, kind in tokens if kind == "gene"]

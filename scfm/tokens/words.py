@@ -29,7 +29,7 @@ class Words:
     Attributes
     ----------
     columns
-        The ids of each obs column's words, ascending; columns in the order they are first met.
+        The ids of each obs column's words, ascending; columns in the order that prompts have.
     types
         The columns that name a cell's type, coarse first; a column may be there twice, where its
         words serve for both. Not the vocabulary's to say: it comes with the model.
@@ -169,12 +169,25 @@ def nearest_texts(text: str, known: Sequence[str]) -> list[str]:
 
 
 def _columns(vocab: GeneVocab) -> dict[str, tuple[int, ...]]:
+    """Ids by column. A word stands with the first of its columns, so these come as in prompts.
+
+    A column whose words are all another's, too, comes after the others that they name before it.
+    """
     first = vocab.gene_start + vocab.n_genes
     found: dict[str, list[int]] = {}
+    block: dict[str, tuple[int, int]] = {}
     for place, kind in enumerate(vocab.kinds):
-        for column in kind.split(",") if kind != SPECIAL else ():
+        for nth, column in enumerate(kind.split(",") if kind != SPECIAL else ()):
             found.setdefault(column, []).append(first + place)
-    return {column: tuple(ids) for column, ids in found.items()}
+            if nth == 0:
+                block.setdefault(column, (place, 0))
+    for kind in vocab.kinds:
+        for nth, column in enumerate(kind.split(",") if kind != SPECIAL else ()):
+            if column not in block or block[column][1]:  # shared words only
+                others = kind.split(",")[:nth]
+                after = (max(block[other][0] for other in others), nth)
+                block[column] = max(block.get(column, after), after)
+    return {column: tuple(found[column]) for column in sorted(found, key=lambda c: block[c])}
 
 
 def _may_be_token(text: str, vocab: GeneVocab) -> bool:

@@ -7,14 +7,17 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 
+from scfm.data.store import Store
 from scfm.errors import ConfigError, GeneCoverageError, LabelError
 from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tokens.rng import cell_keys
 from scfm.tokens.sentence import SentenceTokenizer
 from scfm.tokens.sentence_config import SentenceConfig
 from scfm.tokens.sentence_vocab import sentence_vocab
 from scfm.tokens.variable_genes import variable_genes
 from scfm.tokens.vocab import GeneVocab
 from scfm.tokens.words import Words
+from tests.toy_stores import write_store
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +87,10 @@ def test_a_word_spelled_like_a_gene_names_its_column(data):
 
 def test_the_most_variable_genes_are_scanpy_s(data):
     found = variable_genes([member_of(data)], 40)
-    normalised = data.copy()
-    sc.pp.normalize_total(normalised, target_sum=1e4)
-    sc.pp.log1p(normalised)
-    sc.pp.filter_genes(normalised, min_cells=3)
-    theirs = sc.pp.highly_variable_genes(normalised, n_top_genes=40, flavor="seurat", inplace=False)
-    expected = sorted(normalised.var_names[theirs["highly_variable"]])
+    theirs = sc.experimental.pp.highly_variable_genes(
+        data, n_top_genes=40, flavor="pearson_residuals", inplace=False
+    )
+    expected = sorted(data.var_names[theirs["highly_variable"]])
     assert [GeneVocab.human().symbols[gene] for gene in found] == expected
 
 
@@ -132,3 +133,26 @@ def test_genes_that_are_missing_are_counted(data):
     member, report = open_input(few, vocab, InputConfig(minimum_coverage=0.25), config)
     assert report.missing == 28
     assert member.tokenizer.shown(member.source.rows(np.arange(90))).n_cells == 90
+
+
+def test_a_store_gives_the_sentences_its_files_give(data, tmp_path):
+    parts = {"one.h5ad": data[:50].copy(), "two.h5ad": data[50:, ::-1].copy()}
+    obs = ("organ", "coarse", "fine", "term")
+    path = write_store(tmp_path / "store", parts, obs=obs)
+    store = Store(path)
+    config = SentenceConfig(
+        columns=("organ", "coarse", "fine"), types=("coarse", "fine"), ontology={"fine": "term"}
+    )
+    members = [member_of(part) for part in parts.values()]
+    vocab = sentence_vocab(members, config)
+    assert sentence_vocab([member_of(path)], config) == vocab
+    in_store, _ = open_input(path, vocab, InputConfig(), config)
+    datasets, rows = store.numbers("dataset"), store.numbers("row")
+    for number, part in enumerate(parts.values()):
+        cells = np.flatnonzero(datasets == number)
+        keys = cell_keys(0, 0, np.arange(len(cells)))
+        found = in_store.tokenizer.training(in_store.source.rows(cells), keys)
+        of_file, _ = open_input(part, vocab, InputConfig(), config)
+        expected = of_file.tokenizer.training(of_file.source.rows(rows[cells]), keys)
+        for name in ("gene_ids", "values", "is_target", "target_values", "offsets"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

@@ -52,6 +52,12 @@ def test_ids_by_column_and_text(vocab):
     np.testing.assert_array_equal(words.is_gene(np.arange(5)), [False, True, True, False, False])
 
 
+def test_columns_come_in_the_order_of_their_own_words():
+    kinds = ("coarse,fine,all", "coarse", "organ", "fine,all", "special")
+    vocab = GeneVocab(("A",), ("",), ("<E>",), ("B", "T", "Blood", "NK", "<PCT>"), kinds)
+    assert list(Words(vocab).columns) == ["coarse", "organ", "fine", "all"]
+
+
 @pytest.mark.parametrize(
     ("column", "text", "message"),
     [

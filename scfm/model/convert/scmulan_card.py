@@ -14,7 +14,7 @@ LICENCE = (
 )
 SOURCES = (
     "Bian et al. 2024, scMulan: a multitask generative pre-trained language model for single-cell "
-    "analysis, RECOMB 2024, doi:10.1007/978-1-0716-3989-4_57",
+    "analysis, RECOMB 2024, doi:10.1101/2024.01.25.577152",
     "https://github.com/SuperBianC/scMulan",
 )
 TEXT = """\
