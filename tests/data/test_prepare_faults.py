@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from scfm.data import matrices
 from scfm.data import prepare as module
 from scfm.data.manifest import MANIFEST
 from scfm.data.matrices import spread_rows
@@ -24,54 +24,56 @@ from scfm.data.prepare_plan import _spread
 from scfm.data.quality import QualityConfig
 from scfm.data.store import Store, is_store
 from scfm.data.store_writer import StoreWriter
-from scfm.errors import ConfigError, CountsError, InputError, OutputError, UnreadableFileError
+from scfm.errors import (
+    ConfigError,
+    CountsError,
+    InputError,
+    OutputError,
+    ScfmError,
+    UnreadableFileError,
+)
 from tests.data.prepare_files import all_files, make_store, toy_file
+from tests.forked import Forked
 
 SETTINGS = {"shard_cells": 40, "block_cells": 8}
 
-# Prepares argv[2:] into argv[1] with small runs and shards. The hook counts the renames that make
-# files appear, and ends the process, as SIGKILL does, before or after one of them.
-CHILD = """
-    import os, signal, sys
-    from pathlib import Path
-    from scfm.errors import ScfmError
-    from tests.data.prepare_files import make_store
-    import scfm.data.prepare, scfm.data.matrices
 
-    kill_at, when, out, *inputs = sys.argv[1:]
-    scfm.data.prepare.run_bytes_for = lambda total: 4000
-    scfm.data.matrices.BLOCK_VALUES = 1500
-    replace, seen = Path.replace, [0]
+def prepare_and_end(out, inputs, kill_at, when, limit):
+    """In a process of its own: prepare with small runs and shards, and count the renames that make
+    files appear. The process ends, as by SIGKILL, before or after one of them; files may not grow
+    beyond ``limit``."""
+    if limit is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    module.run_bytes_for = lambda total: 4000  # pyright: ignore[reportAttributeAccessIssue]
+    matrices.BLOCK_VALUES = 1500
+    replace, seen = Path.replace, 0
 
     def counted(self, target):
-        seen[0] += 1
-        if seen[0] == int(kill_at) and when == "before":
+        nonlocal seen
+        seen += 1
+        if seen == kill_at and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         found = replace(self, target)
-        if seen[0] == int(kill_at):
+        if seen == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return found
 
     Path.replace = counted
     try:
-        make_store([Path(path) for path in inputs], Path(out), shard_cells=40, block_cells=8)
+        make_store(inputs, out, **SETTINGS)
     except ScfmError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
-    print(seen[0])
-"""
+    print(seen)
 
 
-def child(out, inputs, kill_at=0, when="after", **options):
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), str(kill_at), when, str(out)]
-    return subprocess.run(
-        [*command, *map(str, inputs)],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        check=False,
-        **options,
-    )
+def start_child(out, inputs, kill_at=0, when="after", limit=None):
+    return Forked([__name__], prepare_and_end, out, inputs, kill_at, when, limit)
+
+
+def child(*arguments, **options):
+    return start_child(*arguments, **options).wait()
 
 
 @pytest.fixture(scope="module")
@@ -142,17 +144,11 @@ def test_killed_while_adding_leaves_the_store_as_it_was(tmp_path, inputs, uninte
 @pytest.mark.slow
 def test_killed_from_outside_at_random_moments(tmp_path, inputs, uninterrupted):
     out, rng = tmp_path / "store", np.random.default_rng(13)
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), "0", "after", str(out)]
     started = time.monotonic()
     assert child(tmp_path / "timed", inputs[:2]).returncode == 0
     takes = time.monotonic() - started
     for share in rng.uniform(0.5, 1, 4):
-        process = subprocess.Popen(
-            [*command, *map(str, inputs[:2])],
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = start_child(out, inputs[:2])
         time.sleep(share * takes)
         process.kill()
         process.wait()
@@ -260,11 +256,7 @@ def test_two_at_once(tmp_path, inputs):
 def test_full_disk_then_room(tmp_path, inputs, uninterrupted, limit):
     out = tmp_path / "store"
 
-    def full():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    failed = child(out, inputs[:2], preexec_fn=full, env={**os.environ, "NUMBA_CACHE_DIR": "/dev"})
+    failed = child(out, inputs[:2], limit=limit)
     assert failed.returncode == 2, failed.stderr
     assert "Traceback" not in failed.stderr
     assert "File too large" in failed.stderr

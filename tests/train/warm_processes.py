@@ -7,47 +7,27 @@ They find the environment that torchrun gives to its workers. What torchrun itse
 where it is what is tested: tests/train/test_processes.py, tests/cli/test_launching.py.
 """
 
-import multiprocessing
 import os
 import socket
-import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-SECONDS = 300  # a run may take
+from tests.forked import Done, Forked
+
 PRELOADED = ["scfm.cli.app", "scfm.tasks.pretrain", "deepspeed"]
 
 
-@dataclass(frozen=True)
-class Done:
-    """What became of the processes: the first exit code that is not 0, and their stderr."""
-
-    returncode: int
-    stderr: str
-
-
 def run_processes(n: int, arguments: Sequence[str]) -> Done:
-    """``scfm ARGUMENTS`` in ``n`` processes of one run, one thread each."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    """``scfm ARGUMENTS`` in ``n`` processes of one run, one thread each.
+
+    Of the processes together: the first exit code that is not 0, and all that was said.
+    """
     port = _free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        logs = [Path(folder) / str(rank) for rank in range(n)]
-        processes = [
-            context.Process(target=_work, args=(_environment(rank, n, port), list(arguments), log))
-            for rank, log in enumerate(logs)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(SECONDS)
-            process.kill()
-            process.join()
-        codes = [process.exitcode or 0 for process in processes]
-        said = "".join(log.read_text() for log in logs)
-    return Done(next((code for code in codes if code), 0), said)
+    processes = [
+        Forked(PRELOADED, _work, _environment(rank, n, port), list(arguments)) for rank in range(n)
+    ]
+    ends = [process.wait() for process in processes]
+    said = ("".join(getattr(end, stream) for end in ends) for stream in ("stdout", "stderr"))
+    return Done(next((end.returncode for end in ends if end.returncode), 0), *said)
 
 
 def _environment(rank: int, n: int, port: int) -> dict[str, str]:
@@ -66,14 +46,11 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _work(environment: dict[str, str], arguments: list[str], log: Path) -> None:
+def _work(environment: dict[str, str], arguments: list[str]) -> None:
     import torch
 
     from scfm.cli.app import main
 
-    with log.open("w") as said:
-        os.dup2(said.fileno(), sys.stdout.fileno())
-        os.dup2(said.fileno(), sys.stderr.fileno())
     os.environ.update(environment)
     torch.set_num_threads(1)
     main(arguments)
