@@ -49,6 +49,12 @@ class Packing:
         cells = torch.arange(len(counts), device=counts.device)
         return cells.repeat_interleave(counts, output_size=sum(self.lengths))
 
+    @cached_property
+    def place(self) -> Int[Tensor, " token"]:
+        """Number of every token within its cell, from 0."""
+        first = self.offsets[:-1].long()[self.cell_of]
+        return torch.arange(len(first), device=first.device) - first
+
 
 def attend(
     q: Float[Tensor, "query head d"],

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from scfm.model.attention import Packing
@@ -37,8 +37,7 @@ class LayerCache:
         _, n_heads, d = packed.shape
         # zeros, not what memory happens to hold: a weight of 0 times NaN is NaN
         padded = packed.new_zeros(len(cells.lengths), self.room, n_heads, d)
-        for cell, tokens in enumerate(packed.split(cells.lengths)):
-            padded[cell, : len(tokens)] = tokens
+        padded[cells.cell_of, cells.place] = packed
         return padded.transpose(1, 2)
 
     def append(
@@ -68,8 +67,8 @@ class LayerCache:
         self.keys, self.values = (F.pad(x, (0, 0, 0, more)) for x in (self.keys, self.values))
         self.room = room
 
-    def keep(self, cells: Bool[Tensor, " cell"]) -> None:
-        """Drop the cells that are done."""
+    def keep(self, cells: Int[Tensor, " kept"]) -> None:
+        """Drop the other cells."""
         self.keys, self.values = self.keys[cells], self.values[cells]
 
 
@@ -95,8 +94,8 @@ class WordCache:
             for layer in self.layers:  # one by one: never two copies of more than one
                 layer.grow(more)
 
-    def keep(self, cells: Bool[Tensor, " cell"]) -> None:
-        """Drop the cells that are done."""
+    def keep(self, cells: Int[Tensor, " kept"]) -> None:
+        """Drop the other cells."""
         self.lengths = self.lengths[cells]
         for layer in self.layers:
             layer.keep(cells)

@@ -20,6 +20,10 @@ from scfm.model.config import ScmulanSizes
 from scfm.model.recompute import Recompute, run_block
 
 
+class IntoResidual(nn.Linear):
+    """A linear layer whose result is added to the residual stream; its weights begin smaller."""
+
+
 class CausalBlock(nn.Module):
     """Each word looks at the earlier words of its cell and at itself, then is transformed alone."""
 
@@ -29,10 +33,10 @@ class CausalBlock(nn.Module):
         self.n_heads, self.backend = sizes.n_heads, sizes.attention
         self.attention_norm = nn.LayerNorm(d, bias=bias)
         self.qkv = nn.Linear(d, 3 * d, bias=bias)
-        self.out = nn.Linear(d, d, bias=bias)
+        self.out = IntoResidual(d, d, bias=bias)
         self.feedforward_norm = nn.LayerNorm(d, bias=bias)
         self.expand = nn.Linear(d, 4 * d, bias=bias)
-        self.contract = nn.Linear(4 * d, d, bias=bias)
+        self.contract = IntoResidual(4 * d, d, bias=bias)
         self.dropout = nn.Dropout(sizes.dropout)
 
     def forward(self, x: Float[Tensor, "token d"], cells: Packing) -> Float[Tensor, "token d"]:

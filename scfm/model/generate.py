@@ -24,6 +24,7 @@ from scfm.model.causal import CausalDecoder
 from scfm.model.sampling import Decoding, choose, open_words, probabilities_of, uniform_draws
 
 CACHE_BYTES = 2**30  # of keys and values, where the caller names no budget
+MOST_FULL = 7 / 8  # of the cache's cells: below that it is closed up
 
 
 @runtime_checkable
@@ -257,18 +258,34 @@ class _Group:
 
 
 class _Cached:
-    """The model's states, one new word a step."""
+    """The model's states, one new word a step.
+
+    ``rows`` are where in the cache the cells lie that go on. Those that are done leave it once they
+    are an eighth of it: to close up is to copy all that is kept.
+    """
 
     def __init__(self, model: Speaker, ids: Tensor, values: Tensor, cells: Packing, more: int):
         self.model = model
         self.cache = WordCache(len(model.decoder.blocks), cells, cells.longest + more)
         self.state = model.decoder.prefill(model.embed_words(ids, values), cells, self.cache)
+        self.rows = torch.arange(len(cells.lengths), device=ids.device)
 
     def say(self, words: Tensor, values: Tensor) -> Tensor:
+        n_rows = len(self.cache.lengths)
+        if len(self.rows) == n_rows:
+            return self._step(words, values)
+        every, bins = words.new_zeros(n_rows), values.new_zeros(n_rows)
+        every[self.rows], bins[self.rows] = words, values
+        return self._step(every, bins)[self.rows]
+
+    def _step(self, words: Tensor, values: Tensor) -> Tensor:
         return self.model.decoder.step(self.model.embed_words(words, values), self.cache)
 
     def leave_out(self, is_done: Tensor) -> None:
-        self.cache.keep(~is_done)
+        self.rows = self.rows[~is_done]
+        if len(self.rows) <= MOST_FULL * len(self.cache.lengths):
+            self.cache.keep(self.rows)
+            self.rows = torch.arange(len(self.rows), device=self.rows.device)
 
 
 class _Uncached:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from scfm.model.blocks import Attention, SwiGLU
-from scfm.model.causal import CausalBlock
+from scfm.model.causal import IntoResidual
 from scfm.model.config import ModelSizes, ScfoundationSizes, ScmulanSizes
 from scfm.model.embed import MaskedValue, ValueEmbedding
 from scfm.model.performer import FeedForward, LinearAttention
@@ -37,7 +37,8 @@ def initialise(module: nn.Module, sizes: ModelSizes | ScfoundationSizes | Scmula
     elif isinstance(sizes, ScfoundationSizes):
         table_std, depth = 1.0, sizes.n_decoder_layers
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=std)
+        is_last = isinstance(module, IntoResidual)
+        nn.init.normal_(module.weight, std=std / math.sqrt(2 * depth) if is_last else std)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
@@ -58,6 +59,3 @@ def initialise(module: nn.Module, sizes: ModelSizes | ScfoundationSizes | Scmula
         nn.init.normal_(module.out.weight, std=std / math.sqrt(2 * depth))
         if isinstance(module, LinearAttention):
             module.redraw()
-    elif isinstance(module, CausalBlock):
-        for into_residual in (module.out, module.contract):
-            nn.init.normal_(into_residual.weight, std=std / math.sqrt(2 * depth))

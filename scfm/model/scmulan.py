@@ -125,8 +125,10 @@ class ScmulanModel(CellModel):
         The original asks the head for other words too, which were trained to be 0.
         """
         weight = self.value_head.weight[words].float()
-        found = (states.float() * weight).sum(1).round().clamp(0, self.config.sizes.n_bins)
-        return torch.where(self.is_gene(words), found, 0.0)
+        found = (states.float() * weight).sum(1).round()
+        # what is no more than zero becomes 0, not -0
+        is_bin = self.is_gene(words) & (found > 0)
+        return torch.where(is_bin, found.clamp(max=self.config.sizes.n_bins), 0.0)
 
     def is_gene(self, words: Int[Tensor, " *n"]) -> Tensor:
         """Whether each id is a gene's."""

@@ -10,8 +10,9 @@ not released: what it may have done is an option here.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,37 @@ TypeTarget = Literal["set", "next"]
 MOST_AT_ONCE = 2**23  # logits: 32 MB, and a few times that for their gradient
 
 
+@dataclass(frozen=True, kw_only=True)
+class SentenceObjective:
+    """What a sentence's loss is made of.
+
+    Attributes
+    ----------
+    value_weight
+        Of the values' squared error beside the words' loss; beta, 200 as released.
+    end_target
+        Where the end word is wanted: at the "last" place alone, or "always", like any other word
+        that is not yet said.
+    type_target
+        What an annotation wants at each place: the "set" of type words not yet said, or just the
+        "next" one, which teaches that the coarse type comes first.
+    """
+
+    value_weight: float = 200.0
+    end_target: EndTarget = "last"
+    type_target: TypeTarget = "set"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.value_weight < float("inf"):
+            raise ValueError(f"objective.value_weight must be at least 0, got {self.value_weight}")
+        for name, known in (("end_target", EndTarget), ("type_target", TypeTarget)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(
+                    f"objective.{name} is '{getattr(self, name)}'; known are "
+                    f"{', '.join(get_args(known))}"
+                )
+
+
 class Heads(NamedTuple):
     """What is asked of a model's states."""
 
@@ -32,8 +64,9 @@ class Heads(NamedTuple):
 
 
 class SentenceLosses(NamedTuple):
-    """The loss's two parts; of each said word its value's squared error, and its cell."""
+    """The loss and its parts; of each said word its value's squared error, and its cell."""
 
+    loss: Float[Tensor, ""]
     words: Float[Tensor, ""]
     values: Float[Tensor, ""]
     squared_error: Float[Tensor, " target"]
@@ -55,29 +88,16 @@ def sentence_losses(
     is_target: Bool[Tensor, " token"],
     offsets: Int[Tensor, " bound"],
     heads: Heads,
+    objective: SentenceObjective,
     *,
-    end_target: EndTarget = "last",
-    type_target: TypeTarget = "set",
     end_id: int = 0,
     is_annotation: Bool[Tensor, " cell"] | None = None,
     most_at_once: int = MOST_AT_ONCE,
 ) -> SentenceLosses:
-    """V times the mean binary cross-entropy of the words wanted; squared errors of their values.
+    """V times the mean binary cross-entropy of the words wanted, plus weighted squared errors.
 
-    As released the loss is the first and 200 times the second. In float32.
-
-    Parameters
-    ----------
-    is_target
-        The words to be said, a cell's last ones; ``bins`` counts where it is True.
-    end_target
-        Where the end word is wanted: at the "last" place alone, or "always", like any other word
-        that is not yet said.
-    type_target
-        What an annotation wants at each place: the "set" of words not yet said, or just the "next"
-        one, which teaches that the coarse type comes first.
-    is_annotation
-        To which cells ``type_target`` applies; None: to none.
+    ``is_target`` are the words to be said, a cell's last ones; ``bins`` counts where it is True.
+    ``is_annotation`` says to which cells ``type_target`` applies; None: to none. In float32.
 
     Both parts are means over a cell's places, and pairs of place and word, and then over cells, so
     that the loss of a global batch is the plain mean of its parts' (`mean_squared_error`). A cell
@@ -86,10 +106,8 @@ def sentence_losses(
     """
     counts, starts = _targets(is_target, offsets)
     said = words[is_target].split(counts)
-    wanted = partial(_wanted, ends_always=end_target == "always", end_id=end_id)
-    in_turn = [False] * len(counts)
-    if is_annotation is not None and type_target == "next":
-        in_turn = is_annotation.tolist()
+    wanted = partial(_wanted, objective=objective, end_id=end_id)
+    in_turn = [False] * len(counts) if is_annotation is None else is_annotation.tolist()
     n_words = heads.words(states[:0]).shape[1]
     chunks = list(_chunks(counts, max(1, most_at_once // n_words)))
     again = torch.is_grad_enabled() and len(chunks) > 1
@@ -111,6 +129,7 @@ def sentence_losses(
     by_word = (sums[0] / n_places.clamp(min=1)).mean()
     by_value = (sums[1] / sums[2].clamp(min=1)).mean()
     return SentenceLosses(
+        by_word + objective.value_weight * by_value,
         by_word,
         by_value,
         torch.cat([*errors, sums.new_zeros(0)]),
@@ -150,16 +169,16 @@ def _wanted(
     piece: Piece,
     in_turn: bool,
     *,
-    ends_always: bool,
+    objective: SentenceObjective,
     end_id: int,
 ) -> Bool[Tensor, "place said"]:
     """Which of a cell's words are wanted at each place: Y, of its own words alone."""
     number = torch.arange(len(said), device=said.device)
     place = number[piece.first : piece.last, None]
     is_left, is_next, is_end = number >= place, number == place, said == end_id
-    if in_turn:
+    if in_turn and objective.type_target == "next":
         is_left = is_left & (is_next | is_end)
-    if not ends_always:
+    if objective.end_target == "last":
         is_left = is_left & (is_next | ~is_end)
     return is_left
 

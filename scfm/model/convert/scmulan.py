@@ -111,9 +111,7 @@ def read_vocab(path: Path) -> GeneVocab:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MissingFileError(
-            f"There is no file {path}. Name a vocabulary, or leave it out."
-        ) from None
+        raise MissingFileError(f"There is no file {path}. Name another --vocab, or none.") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is no JSON file ({error}).") from error
     for name in ("tokens", "genes", "cell_types"):
