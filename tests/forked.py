@@ -41,8 +41,16 @@ class Forked:
         self.process = context.Process(target=_call, args=(*said, function, arguments))
         self.process.start()
 
+    @property
+    def code(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self.process.exitcode
+
     def kill(self) -> None:
         self.process.kill()
+
+    def terminate(self) -> None:
+        self.process.terminate()
 
     def signal_after(self, line: str, number: int) -> None:
         """Send a signal once the process has said a line on stderr that begins so, or has ended."""

@@ -1,9 +1,6 @@
 """Steps that are not finite: stopped at or skipped, their cells named; losses that jump."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 from unittest.mock import Mock
 
@@ -25,6 +22,7 @@ from scfm.train.progress import StepProgress
 from scfm.train.spikes import LEAST, RATE, LossSpikes, RunningLoss
 from tests.toys import toy_vocab
 from tests.train.toy_runs import changed, toy_run
+from tests.train.warm_processes import run_processes
 
 BAD = 4  # the step that goes wrong
 
@@ -198,13 +196,8 @@ def test_two_processes_stop_together_and_name_the_cells_of_both(tmp_path, rng):
         **{"input.minimum_coverage": 0},
     }
     more = [word for key, value in asked.items() for word in ("--set", f"{key}={value}")]
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
-        *("-m", "scfm.cli.app", "pretrain", "--config", "scfm-tiny", "--data", run.data[0]),
-        *("--out", str(out), *more),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = ["pretrain", "--config", "scfm-tiny", "--data", run.data[0], "--out", str(out)]
+    done = run_processes(2, [*command, *more])
     assert done.returncode != 0
     assert done.stderr.count("is not finite: the run diverged") == 1
     [entry] = json.loads((out / "nonfinite.json").read_text())

@@ -1,9 +1,6 @@
 """The training loss by kind of target and by depth: the mean over a step's targets, however cut."""
 
 import csv
-import os
-import subprocess
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +13,7 @@ from scfm.tasks.pretrain_objective import ObjectiveConfig, metrics_of
 from scfm.train.loggers import read_metrics
 from tests.toys import toy_vocab
 from tests.train.toy_runs import changed, toy_run
+from tests.train.warm_processes import run_processes
 
 LOSS_COLUMNS = [
     name for name in metrics_of(ObjectiveConfig()) if name.startswith(("loss", "val_loss"))
@@ -100,7 +98,7 @@ def test_a_part_that_a_step_lacks_is_not_the_step_before(tmp_path, rng):
 
 @pytest.mark.multiprocess
 def test_two_processes_log_what_one_does(tmp_path, rng):
-    """By the launch script, on seven cells a step, dealt unevenly; the oracle is one process."""
+    """On seven cells a step, dealt unevenly; the oracle is one process."""
     run = toy_run(tmp_path, rng)
     asked = {
         **{"train.steps": 3, "train.validate_every": 3, "train.accelerator": "cpu"},
@@ -108,16 +106,11 @@ def test_two_processes_log_what_one_does(tmp_path, rng):
         **{"logging.peak_tflops": 1, "logging.tensorboard": "true", "input.minimum_coverage": 0},
     }
     more = [word for key, value in asked.items() for word in ("--set", f"{key}={value}")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     rows = []
     for n in (1, 2):
         out = tmp_path / str(n)
-        words = ["pretrain", "--config", "scfm-tiny", "--data", run.data[0], "--out", out, *more]
-        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"] if n == 2 else []
-        command = [sys.executable, *launcher, "-m", "scfm.cli.app", *words]
-        done = subprocess.run(
-            list(map(str, command)), capture_output=True, text=True, env=environment
-        )
+        command = ["pretrain", "--config", "scfm-tiny", "--data", run.data[0], "--out", str(out)]
+        done = run_processes(n, [*command, *more])
         assert done.returncode == 0, done.stderr
         with (out / "metrics.csv").open(newline="") as file:
             rows.append(list(csv.DictReader(file)))

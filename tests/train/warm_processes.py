@@ -9,6 +9,7 @@ where it is what is tested: tests/train/test_processes.py, tests/cli/test_launch
 
 import os
 import socket
+import time
 from collections.abc import Sequence
 
 from tests.forked import Done, Forked
@@ -25,6 +26,11 @@ def run_processes(n: int, arguments: Sequence[str]) -> Done:
     processes = [
         Forked(PRELOADED, _work, _environment(rank, n, port), list(arguments)) for rank in range(n)
     ]
+    while not any(codes := [process.code for process in processes]) and None in codes:
+        time.sleep(0.02)
+    if any(codes):  # one failed: torchrun ends the others
+        for process in processes:
+            process.terminate()
     ends = [process.wait() for process in processes]
     said = ("".join(getattr(end, stream) for end in ends) for stream in ("stdout", "stderr"))
     return Done(next((end.returncode for end in ends if end.returncode), 0), *said)
