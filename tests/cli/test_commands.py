@@ -1,7 +1,6 @@
 """The commands from end to end on small real data, as a user types them."""
 
 import json
-import resource
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.cli.test_refusals import run
+from tests.forked import start_scfm
 from tests.toys import toy_adata
 
 SMALL = (
@@ -115,11 +115,8 @@ def test_bf16_and_wandb_offline(some_cells, tmp_path):
     """Neither needs a network, an account or a GPU."""
     pytest.importorskip("wandb")
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "scfm.cli.app", "pretrain", "--out", str(out)]
     asked = ["--set", "train.precision=bf16-mixed", "--set", "logging.wandb=offline"]
-    done = subprocess.run(
-        [*command, "--data", str(some_cells), *SMALL, *asked], capture_output=True, text=True
-    )
+    done = start_scfm("pretrain", "--out", out, "--data", some_cells, *SMALL, *asked).wait()
     assert done.returncode == 0, done.stderr
     assert next((out / "wandb").glob("offline-run-*")).is_dir()
     assert (out / "model" / "model.safetensors").exists()
@@ -128,24 +125,19 @@ def test_bf16_and_wandb_offline(some_cells, tmp_path):
 
 def test_ctrl_c_leaves_a_resumable_checkpoint(some_cells, tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "scfm.cli.app", "pretrain", "--out", str(out)]
-    endless = [*SMALL, "--set", "train.steps=100000", "--data", str(some_cells)]
-    with subprocess.Popen([*command, *endless], stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("step 3/"):
-                process.send_signal(signal.SIGINT)
-                break
-        err = process.stderr.read()
-    assert process.returncode == 2, err
-    assert "Traceback" not in err
-    assert f"scfm pretrain --out {out} --resume" in err
+    endless = [*SMALL, "--set", "train.steps=100000", "--data", some_cells]
+    process = start_scfm("pretrain", "--out", out, *endless)
+    process.signal_after("step 3/", signal.SIGINT)
+    stopped = process.wait()
+    assert stopped.returncode == 2, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert f"scfm pretrain --out {out} --resume" in stopped.stderr
     checkpoint = next((out / "checkpoints").iterdir())
     stopped_at = int(checkpoint.stem.split("=")[1])
 
     config = (out / "config.yaml").read_text()
     (out / "config.yaml").write_text(config.replace("steps: 100000", f"steps: {stopped_at + 2}"))
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    done = start_scfm("pretrain", "--out", out, "--resume").wait()
     assert done.returncode == 0, done.stderr
     assert (out / "model" / "model.safetensors").exists()
 
@@ -154,19 +146,12 @@ def test_ctrl_c_leaves_a_resumable_checkpoint(some_cells, tmp_path):
 def test_stopped_embed_leaves_what_was_there(toy_model_folder, tmp_path, rng, sent):
     toy_adata(rng, n_cells=20_000).write_h5ad(tmp_path / "in.h5ad")
     (tmp_path / "out.h5ad").write_text("an earlier result")
-    command = [
-        *(sys.executable, "-m", "scfm.cli.app", "embed", str(tmp_path / "in.h5ad")),
-        *("--model", str(toy_model_folder), "--out", str(tmp_path / "out.h5ad")),
-    ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("embed "):
-                process.send_signal(sent)
-                break
-        err = process.stderr.read()
-    assert process.returncode == 2, err
-    assert "scfm: Stopped on request" in err
+    asked = ("--model", toy_model_folder, "--out", tmp_path / "out.h5ad")
+    process = start_scfm("embed", tmp_path / "in.h5ad", *asked)
+    process.signal_after("embed ", sent)
+    stopped = process.wait()
+    assert stopped.returncode == 2, stopped.stderr
+    assert "scfm: Stopped on request" in stopped.stderr
     assert (tmp_path / "out.h5ad").read_text() == "an earlier result"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.h5ad", "out.h5ad"]
 
@@ -177,19 +162,8 @@ def test_full_disk_leaves_the_old_output(toy_model_folder, tmp_path, rng):
     (tmp_path / "out.h5ad").write_text("an earlier result")
     limit = (tmp_path / "in.h5ad").stat().st_size + 50_000
 
-    def small_disk():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "scfm.cli.app", "embed", str(tmp_path / "in.h5ad")),
-            *("--model", str(toy_model_folder), "--out", str(tmp_path / "out.h5ad")),
-        ],
-        capture_output=True,
-        text=True,
-        preexec_fn=small_disk,
-    )
+    asked = ("--model", toy_model_folder, "--out", tmp_path / "out.h5ad")
+    done = start_scfm("embed", tmp_path / "in.h5ad", *asked, most_bytes=limit).wait()
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "space" in done.stderr or "large" in done.stderr

@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -33,7 +32,7 @@ from scfm.errors import (
     UnreadableFileError,
 )
 from tests.data.prepare_files import all_files, make_store, toy_file
-from tests.forked import Forked
+from tests.forked import Forked, limit_files
 
 SETTINGS = {"shard_cells": 40, "block_cells": 8}
 
@@ -42,9 +41,7 @@ def prepare_and_end(out, inputs, kill_at, when, limit):
     """In a process of its own: prepare with small runs and shards, and count the renames that make
     files appear. The process ends, as by SIGKILL, before or after one of them; files may not grow
     beyond ``limit``."""
-    if limit is not None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    limit_files(limit)
     module.run_bytes_for = lambda total: 4000  # pyright: ignore[reportAttributeAccessIssue]
     matrices.BLOCK_VALUES = 1500
     replace, seen = Path.replace, 0
