@@ -10,7 +10,7 @@ cell that is done leaves. What a cell says hangs on its own prompt, its number a
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,26 +19,10 @@ from torch import Tensor
 
 from scfm.batch import CellBatch
 from scfm.model.attention import Packing
-from scfm.model.cache import WordCache
-from scfm.model.causal import CausalDecoder
 from scfm.model.sampling import Decoding, choose, open_words, probabilities_of, uniform_draws
+from scfm.model.voice import CachedVoice, Speaker, UncachedVoice, bounds_of
 
 CACHE_BYTES = 2**30  # of keys and values, where the caller names no budget
-MOST_FULL = 7 / 8  # of the cache's cells: below that it is closed up
-
-
-@runtime_checkable
-class Speaker(Protocol):
-    """What is asked of a model that says words."""
-
-    decoder: CausalDecoder
-    end_id: int
-
-    def embed_words(self, words: Tensor, values: Tensor) -> Tensor: ...
-
-    def word_logits(self, states: Tensor) -> Tensor: ...
-
-    def values_of(self, states: Tensor, words: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -169,7 +153,7 @@ class _Group:
     ):
         self.model, self.how, self.keep, self.numbers = model, how, keep, numbers
         ids, values, self.cells = _chosen(prompts, group)
-        voice = _Cached if cache else _Uncached
+        voice = CachedVoice if cache else UncachedVoice
         self.voice = voice(model, ids, values, self.cells, how.max_words)
         self.prompt = ids
         self.steps: list[tuple[Tensor, ...]] = []  # cell, word, value, probability
@@ -249,70 +233,12 @@ class _Group:
         has_ended[cell[words == self.model.end_id]] = True
         return Completions(
             *(x[order] for x in (words, values, found)),
-            offsets=_bounds(counts),
+            offsets=bounds_of(counts),
             has_ended=has_ended,
             prompt_states=prompt_states,
             states=states,
             candidates=tuple(self.candidates),
         )
-
-
-class _Cached:
-    """The model's states, one new word a step.
-
-    ``rows`` are where in the cache the cells lie that go on. Those that are done leave it once they
-    are an eighth of it: to close up is to copy all that is kept.
-    """
-
-    def __init__(self, model: Speaker, ids: Tensor, values: Tensor, cells: Packing, more: int):
-        self.model = model
-        self.cache = WordCache(len(model.decoder.blocks), cells, cells.longest + more)
-        self.state = model.decoder.prefill(model.embed_words(ids, values), cells, self.cache)
-        self.rows = torch.arange(len(cells.lengths), device=ids.device)
-
-    def say(self, words: Tensor, values: Tensor) -> Tensor:
-        n_rows = len(self.cache.lengths)
-        if len(self.rows) == n_rows:
-            return self._step(words, values)
-        every, bins = words.new_zeros(n_rows), values.new_zeros(n_rows)
-        every[self.rows], bins[self.rows] = words, values
-        return self._step(every, bins)[self.rows]
-
-    def _step(self, words: Tensor, values: Tensor) -> Tensor:
-        return self.model.decoder.step(self.model.embed_words(words, values), self.cache)
-
-    def leave_out(self, is_done: Tensor) -> None:
-        self.rows = self.rows[~is_done]
-        if len(self.rows) <= MOST_FULL * len(self.cache.lengths):
-            self.cache.keep(self.rows)
-            self.rows = torch.arange(len(self.rows), device=self.rows.device)
-
-
-class _Uncached:
-    """The same states, all words gone through at every step."""
-
-    def __init__(self, model: Speaker, ids: Tensor, values: Tensor, cells: Packing, more: int):
-        self.model = model
-        self.tokens = list(zip(ids.split(cells.lengths), values.split(cells.lengths), strict=True))
-        self.state = self._states()
-
-    def say(self, words: Tensor, values: Tensor) -> Tensor:
-        self.tokens = [
-            (torch.cat([ids, words[[i]]]), torch.cat([own, values[[i]]]))
-            for i, (ids, own) in enumerate(self.tokens)
-        ]
-        return self._states()
-
-    def leave_out(self, is_done: Tensor) -> None:
-        done = is_done.tolist()
-        self.tokens = [one for one, is_out in zip(self.tokens, done, strict=True) if not is_out]
-
-    def _states(self) -> Tensor:
-        ids, values = (torch.cat(part) for part in zip(*self.tokens, strict=True))
-        counts = torch.tensor([len(own) for own, _ in self.tokens], device=ids.device)
-        cells = Packing(_bounds(counts))
-        states = self.model.decoder(self.model.embed_words(ids, values), cells)
-        return states[cells.offsets[1:].long() - 1]
 
 
 def _chosen(prompts: CellBatch, group: np.ndarray) -> tuple[Tensor, Tensor, Packing]:
@@ -323,12 +249,8 @@ def _chosen(prompts: CellBatch, group: np.ndarray) -> tuple[Tensor, Tensor, Pack
     return (
         torch.cat([ids[i] for i in group]),
         torch.cat([values[i] for i in group]),
-        Packing(_bounds(counts)),
+        Packing(bounds_of(counts)),
     )
-
-
-def _bounds(counts: Tensor) -> Int[Tensor, " bound"]:
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).to(torch.int32)
 
 
 def _in_order(parts: list[Completions], cells: np.ndarray) -> Completions:
@@ -343,7 +265,7 @@ def _in_order(parts: list[Completions], cells: np.ndarray) -> Completions:
     n_kept = max(len(part.candidates) for part in parts)
     return Completions(
         *(torch.cat([x[i] for i in by_cell]) for x in (words, values, found)),
-        offsets=_bounds(counts[place]),
+        offsets=bounds_of(counts[place]),
         has_ended=torch.cat([part.has_ended for part in parts])[place],
         prompt_states=torch.cat([part.prompt_states for part in parts])[place],
         states=torch.cat([part.states for part in parts])[place],

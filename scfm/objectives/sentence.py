@@ -10,9 +10,8 @@ not released: what it may have done is an option here.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,37 +24,6 @@ TypeTarget = Literal["set", "next"]
 MOST_AT_ONCE = 2**23  # logits: 32 MB, and a few times that for their gradient
 
 
-@dataclass(frozen=True, kw_only=True)
-class SentenceObjective:
-    """What a sentence's loss is made of.
-
-    Attributes
-    ----------
-    value_weight
-        Of the values' squared error beside the words' loss; beta, 200 as released.
-    end_target
-        Where the end word is wanted: at the "last" place alone, or "always", like any other word
-        that is not yet said.
-    type_target
-        What an annotation wants at each place: the "set" of type words not yet said, or just the
-        "next" one, which teaches that the coarse type comes first.
-    """
-
-    value_weight: float = 200.0
-    end_target: EndTarget = "last"
-    type_target: TypeTarget = "set"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.value_weight < float("inf"):
-            raise ValueError(f"objective.value_weight must be at least 0, got {self.value_weight}")
-        for name, known in (("end_target", EndTarget), ("type_target", TypeTarget)):
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(
-                    f"objective.{name} is '{getattr(self, name)}'; known are "
-                    f"{', '.join(get_args(known))}"
-                )
-
-
 class Heads(NamedTuple):
     """What is asked of a model's states."""
 
@@ -64,13 +32,22 @@ class Heads(NamedTuple):
 
 
 class SentenceLosses(NamedTuple):
-    """The loss and its parts; of each said word its value's squared error, and its cell."""
+    """The loss's two parts; of each said word its value's squared error, and its cell."""
 
-    loss: Float[Tensor, ""]
     words: Float[Tensor, ""]
     values: Float[Tensor, ""]
     squared_error: Float[Tensor, " target"]
     cell_of: Int[Tensor, " target"]
+
+
+class Said(NamedTuple):
+    """What a cell is to say: words, their bins, the place of the prompt's last word; and whether
+    it is only ever the next word that is wanted."""
+
+    words: Tensor
+    bins: Tensor
+    start: int
+    in_turn: bool
 
 
 class Piece(NamedTuple):
@@ -88,16 +65,29 @@ def sentence_losses(
     is_target: Bool[Tensor, " token"],
     offsets: Int[Tensor, " bound"],
     heads: Heads,
-    objective: SentenceObjective,
     *,
+    end_target: EndTarget = "last",
+    type_target: TypeTarget = "set",
     end_id: int = 0,
     is_annotation: Bool[Tensor, " cell"] | None = None,
     most_at_once: int = MOST_AT_ONCE,
 ) -> SentenceLosses:
-    """V times the mean binary cross-entropy of the words wanted, plus weighted squared errors.
+    """V times the mean binary cross-entropy of the words wanted; squared errors of their values.
 
-    ``is_target`` are the words to be said, a cell's last ones; ``bins`` counts where it is True.
-    ``is_annotation`` says to which cells ``type_target`` applies; None: to none. In float32.
+    As released the loss is the first and 200 times the second. In float32.
+
+    Parameters
+    ----------
+    is_target
+        The words to be said, a cell's last ones; ``bins`` counts where it is True.
+    end_target
+        Where the end word is wanted: at the "last" place alone, or "always", like any other word
+        that is not yet said.
+    type_target
+        What an annotation wants at each place: the "set" of words not yet said, or just the "next"
+        one, which teaches that the coarse type comes first.
+    is_annotation
+        To which cells ``type_target`` applies; None: to none.
 
     Both parts are means over a cell's places, and pairs of place and word, and then over cells, so
     that the loss of a global batch is the plain mean of its parts' (`mean_squared_error`). A cell
@@ -105,31 +95,26 @@ def sentence_losses(
     made again in the backward pass, so that memory does not grow with words times vocabulary.
     """
     counts, starts = _targets(is_target, offsets)
-    said = words[is_target].split(counts)
-    wanted = partial(_wanted, objective=objective, end_id=end_id)
-    in_turn = [False] * len(counts) if is_annotation is None else is_annotation.tolist()
+    in_turn = [False] * len(counts)
+    if is_annotation is not None and type_target == "next":
+        in_turn = is_annotation.tolist()
+    said, target_bins = (x[is_target].split(counts) for x in (words, bins.float()))
+    cells = [Said(*cell) for cell in zip(said, target_bins, starts, in_turn, strict=True)]
+    wanted = partial(_wanted, ends_always=end_target == "always", end_id=end_id)
     n_words = heads.words(states[:0]).shape[1]
     chunks = list(_chunks(counts, max(1, most_at_once // n_words)))
-    again = torch.is_grad_enabled() and len(chunks) > 1
-    target_bins = bins[is_target].float().split(counts)
 
     sums = states.new_zeros(3, len(counts), dtype=torch.float32)
     errors = []
     for chunk in chunks:
-        own = [(said[p.cell], target_bins[p.cell]) for p in chunk]
-        masks = [wanted(w, p, in_turn[p.cell]) for (w, _), p in zip(own, chunk, strict=True)]
-        places = [states[starts[p.cell] + p.first : starts[p.cell] + p.last] for p in chunk]
-        measure = partial(_measure, heads=heads, own=own, masks=masks, pieces=chunk)
-        rows = torch.cat(places)
-        found, error = checkpoint(measure, rows, use_reentrant=False) if again else measure(rows)
-        cells = torch.tensor([p.cell for p in chunk], device=states.device)
-        sums = sums.index_add(1, cells, found)
+        found, error = _chunk_sums(states, chunk, cells, wanted, heads, again=len(chunks) > 1)
+        owners = torch.tensor([piece.cell for piece in chunk], device=states.device)
+        sums = sums.index_add(1, owners, found)
         errors.append(error.detach())
     n_places = torch.tensor(counts, device=states.device)
     by_word = (sums[0] / n_places.clamp(min=1)).mean()
     by_value = (sums[1] / sums[2].clamp(min=1)).mean()
     return SentenceLosses(
-        by_word + objective.value_weight * by_value,
         by_word,
         by_value,
         torch.cat([*errors, sums.new_zeros(0)]),
@@ -164,21 +149,37 @@ def _chunks(counts: list[int], most_rows: int) -> Iterator[list[Piece]]:
         yield chunk
 
 
-def _wanted(
-    said: Int[Tensor, " said"],
-    piece: Piece,
-    in_turn: bool,
+def _chunk_sums(
+    states: Float[Tensor, "token d"],
+    chunk: list[Piece],
+    cells: list[Said],
+    wanted: Callable[[Said, Piece], Tensor],
+    heads: Heads,
     *,
-    objective: SentenceObjective,
-    end_id: int,
+    again: bool,
+) -> tuple[Float[Tensor, "3 piece"], Float[Tensor, " place"]]:
+    """`_measure` of some places; ``again``: made anew in the backward pass."""
+    own = [cells[piece.cell] for piece in chunk]
+    pairs = list(zip(own, chunk, strict=True))
+    masks = [wanted(cell, piece) for cell, piece in pairs]
+    rows = [states[cell.start + piece.first : cell.start + piece.last] for cell, piece in pairs]
+    measure = partial(_measure, heads=heads, own=own, masks=masks, pieces=chunk)
+    if again and torch.is_grad_enabled():
+        return checkpoint(measure, torch.cat(rows), use_reentrant=False)
+    return measure(torch.cat(rows))
+
+
+def _wanted(
+    cell: Said, piece: Piece, *, ends_always: bool, end_id: int
 ) -> Bool[Tensor, "place said"]:
     """Which of a cell's words are wanted at each place: Y, of its own words alone."""
+    said = cell.words
     number = torch.arange(len(said), device=said.device)
     place = number[piece.first : piece.last, None]
     is_left, is_next, is_end = number >= place, number == place, said == end_id
-    if in_turn and objective.type_target == "next":
+    if cell.in_turn:
         is_left = is_left & (is_next | is_end)
-    if objective.end_target == "last":
+    if not ends_always:
         is_left = is_left & (is_next | ~is_end)
     return is_left
 
@@ -187,7 +188,7 @@ def _measure(
     rows: Float[Tensor, "place d"],
     *,
     heads: Heads,
-    own: list[tuple[Tensor, Tensor]],
+    own: list[Said],
     masks: list[Tensor],
     pieces: list[Piece],
 ) -> tuple[Float[Tensor, "3 piece"], Float[Tensor, " place"]]:
@@ -200,11 +201,11 @@ def _measure(
     lengths = [piece.last - piece.first for piece in pieces]
     unwanted = F.softplus(logits).sum(1).split(lengths)
     sums, errors = [], []
-    for all_cost, at, state, (said, bins), mask, piece in zip(
+    for all_cost, at, state, cell, mask, piece in zip(
         unwanted, logits.split(lengths), rows.split(lengths), own, masks, pieces, strict=True
     ):
-        squared = (heads.values(state, said).float() - bins).square()
-        by_word = all_cost.sum() - torch.where(mask, at[:, said], 0.0).sum()
+        squared = (heads.values(state, cell.words).float() - cell.bins).square()
+        by_word = all_cost.sum() - torch.where(mask, at[:, cell.words], 0.0).sum()
         by_value = torch.where(mask, squared, 0.0).sum()
         sums.append(torch.stack([by_word, by_value, mask.sum().float()]))
         errors.append(squared.diagonal(piece.first))

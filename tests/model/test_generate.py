@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scfm.model import cache as cache_module
-from scfm.model import generate
+from scfm.model import voice
 from scfm.model.attention import Packing
 from scfm.model.generate import complete, next_probabilities
 from scfm.model.sampling import Decoding
@@ -160,7 +160,7 @@ def test_cells_that_are_done_may_stay_in_the_cache(model, prompts, monkeypatch):
     """Until it is worth closing up; here never, and at once."""
     wanted = complete(model, prompts, SAMPLED, cache=False)
     for most_full in (0.0, 1.0):
-        monkeypatch.setattr(generate, "MOST_FULL", most_full)
+        monkeypatch.setattr(voice, "MOST_FULL", most_full)
         assert_same(complete(model, prompts, SAMPLED), wanted)
 
 
