@@ -54,5 +54,12 @@ def _provenance(run: PretrainRun, out: Path, step: int) -> dict[str, Any]:
             "n_cells": data["n_cells"],
             "n_held_out": data["n_held_out"],
         },
+        "share_in_vocabulary": _share_in_vocabulary(data["genes"]),
         "torch": torch.__version__,
     }
+
+
+def _share_in_vocabulary(reports: dict[str, dict[str, Any]]) -> float | None:
+    """Mean over data sets of the share of their counts that fall on the model's genes."""
+    shares = [r["counts_covered"] for r in reports.values() if "counts_covered" in r]
+    return sum(shares) / len(shares) if shares else None

@@ -7,6 +7,7 @@ out  PretrainRun, or the subclass of another family of models
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,10 @@ class ScmulanRun(PretrainRun):
 
     def vocab(self) -> GeneVocab:
         """Genes and words of the run's data, which are read; without data the published ones."""
-        if not self.data:
-            return GeneVocab.scmulan()
+        return self._words_of_data if self.data else GeneVocab.scmulan()
+
+    @cached_property
+    def _words_of_data(self) -> GeneVocab:
         human = GeneVocab.human()
         members = [open_input(path, human, self.input)[0] for path in self.data]
         return sentence_vocab(members, self.tokens)

@@ -13,8 +13,8 @@ from typing import Any
 
 from scfm.errors import ConfigError
 from scfm.model.base import CellModel
-from scfm.tasks.pretrain_run import PretrainRun, ScfoundationRun
-from scfm.tools import plan_memory_scfoundation
+from scfm.tasks.pretrain_run import PretrainRun, ScfoundationRun, ScmulanRun
+from scfm.tools import plan_memory_scfoundation, plan_memory_scmulan
 from scfm.tools.devices import GIB, Device, find_device
 from scfm.tools.plan_lengths import Lengths, assumed_lengths, most_tokens, sample_lengths
 from scfm.tools.plan_memory import (
@@ -223,6 +223,10 @@ def _segments(run: PretrainRun, how: Arithmetic, n: Tokens) -> list[Segment]:
         n_positions = len(run.vocab()) - 1  # all but [PAD]
         return plan_memory_scfoundation.segments(
             run.model, how, n, run.train.recompute, n_positions
+        )
+    if isinstance(run, ScmulanRun):
+        return plan_memory_scmulan.segments(
+            run.model, how, n, run.train.recompute, len(run.vocab())
         )
     return segments(run.model, how, n, run.train.recompute)
 

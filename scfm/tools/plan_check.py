@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def check_plan(run: PretrainRun, ask: PlanRequest) -> dict[str, Any]:
         if not data:
             genes = assumed_lengths(ask.genes_per_cell, run).genes_per_cell
             path, n_cells = Path(folder) / "cells.h5ad", STEPS * run.loader.batch_size
-            data = (str(make_cells(path, genes, n_cells, run.vocab())),)
+            columns = getattr(run.tokens, "columns", ())  # of words, in the scmulan family
+            data = (str(make_cells(path, genes, n_cells, run.vocab(), columns)),)
         measured = _in_child(absolute(replace(run, data=data)), Path(folder))
     return _compared(run, measured)
 
@@ -83,21 +85,32 @@ def one_process(run: PretrainRun, lengths: Lengths) -> PretrainRun:
     return replace(run, loader=loader, train=train)
 
 
-def make_cells(path: Path, genes_per_cell: float, n_cells: int, vocab: GeneVocab) -> Path:
-    """Write made-up raw counts of a vocabulary, each cell with so many expressed genes."""
+def make_cells(
+    path: Path,
+    genes_per_cell: float,
+    n_cells: int,
+    vocab: GeneVocab,
+    columns: Sequence[str] = (),
+) -> Path:
+    """Write made-up raw counts of a vocabulary, each cell with so many expressed genes.
+
+    ``columns`` are obs columns to make up, of two values each.
+    """
     import anndata as ad
     import pandas as pd
     import scipy.sparse as sp
 
     rng = np.random.default_rng(0)
     n_genes = min(round(genes_per_cell), vocab.n_genes)
-    columns = [np.sort(rng.choice(vocab.n_genes, n_genes, replace=False)) for _ in range(n_cells)]
+    genes = [np.sort(rng.choice(vocab.n_genes, n_genes, replace=False)) for _ in range(n_cells)]
     counts = 1 + rng.geometric(0.3, size=n_cells * n_genes)
     matrix = sp.csr_matrix(
-        (counts.astype(np.float32), np.concatenate(columns), np.arange(n_cells + 1) * n_genes),
+        (counts.astype(np.float32), np.concatenate(genes), np.arange(n_cells + 1) * n_genes),
         shape=(n_cells, vocab.n_genes),
     )
-    ad.AnnData(matrix, var=pd.DataFrame(index=pd.Index(vocab.symbols))).write_h5ad(path)
+    index = pd.Index([f"cell {i}" for i in range(n_cells)])
+    obs = pd.DataFrame({c: [f"{c} {i % 2}" for i in range(n_cells)] for c in columns}, index=index)
+    ad.AnnData(matrix, obs=obs, var=pd.DataFrame(index=pd.Index(vocab.symbols))).write_h5ad(path)
     return path
 
 
@@ -160,9 +173,10 @@ def _child(folder: Path) -> None:
     one; writes measured.json."""
     run = load_run(str(folder / "run.yaml"))
     os.chdir(folder)  # what Lightning writes of its own accord goes with the folder
+    shallow = {name: 1 for name in ("n_layers", "n_decoder_layers") if hasattr(run.model, name)}
     tiny = replace(
         run,
-        model=replace(run.model, d_model=2 * run.model.n_heads, n_layers=1, n_decoder_layers=1),
+        model=replace(run.model, d_model=2 * run.model.n_heads, **shallow),
         loader=replace(run.loader, batch_tokens=None, batch_size=run.train.accumulate),
     )
     _steps(tiny)

@@ -163,8 +163,10 @@ def token_counts(cells: CellBatch) -> tuple[Lengths, Lengths]:
     """Tokens that the encoder sees, and targets, of each cell of a batch in host memory."""
     starts = np.asarray(cells.offsets)[:-1]
     hidden, is_target = np.asarray(cells.hidden), np.asarray(cells.is_target)
-    # a batch with a mask of its own has zeros that only the decoder sees
-    is_seen = ~hidden if cells.is_hidden is None else ~hidden & (np.asarray(cells.values) > 0)
+    is_seen = ~hidden
+    if cells.is_hidden is not None and hidden.any():  # of a sentence nothing is hidden
+        # a batch with a mask of its own has zeros that only the decoder sees
+        is_seen &= np.asarray(cells.values) > 0
     seen, targets = (np.add.reduceat(of, starts, dtype=np.int64) for of in (is_seen, is_target))
     return seen, targets
 
