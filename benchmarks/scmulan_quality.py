@@ -17,6 +17,7 @@ from typing import Any
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 from measure import report
 
 from scfm.evaluate.baselines import CountTable, baseline_predictions
@@ -42,17 +43,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", default="scmulan-tiny")
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--model", type=Path, help="judge this one, trained before with --out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], dest="settings")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     training, held_out = split(asked.data / "zheng_facs_pbmc.h5ad", asked.out, asked.seed)
     started = time.perf_counter()
-    model = train(asked, training)
+    model = asked.model or train(asked, training)
     seconds = time.perf_counter() - started
     found = {
         "steps": asked.steps,
-        "training_seconds": round(seconds, 1),
+        "training_seconds": None if asked.model else round(seconds, 1),
         "held_out": {column: judge(model, training, held_out, column) for column in (COARSE, FINE)},
         "pbmc3k": judge_pbmc3k(model, training, asked.data),
         "generated": judge_generated(model, held_out),
@@ -123,7 +125,7 @@ def annotated(model: Path, cells: ad.AnnData) -> dict[str, np.ndarray]:
 
 def table(cells: ad.AnnData) -> CountTable:
     counts: Any = cells.X
-    return CountTable(counts.tocsr(), list(cells.var_names))
+    return CountTable(counts.tocsr(), list(cells.var.get("symbol", cells.var_names)))
 
 
 def scores(found: Evaluation) -> dict[str, Any]:
@@ -152,6 +154,8 @@ def judge_generated(model: Path, held_out: Path) -> dict[str, Any]:
     real = ad.read_h5ad(held_out)
     sc.pp.normalize_total(real, target_sum=1e4)
     sc.pp.log1p(real)
+    real.var_names = pd.Index(real.var.get("symbol", real.var_names)).astype(str)
+    real.var_names_make_unique()
     types = sorted(set(real.obs[COARSE]))
     found = {}
     for word in types:
