@@ -12,6 +12,7 @@ from scfm.tasks.pretrain_run import PretrainRun, load_run
 NAMES = [
     *("scfm-100m", "scfm-10m", "scfm-3m", "scfm-400m", "scfm-tiny"),
     *("scfoundation-100m", "scfoundation-10m", "scfoundation-3m", "scfoundation-tiny"),
+    *("scmulan-368m", "scmulan-50m", "scmulan-tiny"),
 ]
 
 

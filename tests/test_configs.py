@@ -12,6 +12,7 @@ from scfm.tools.plan_states import count_parameters, weightless
 NAMES = [
     *("scfm-tiny", "scfm-3m", "scfm-10m", "scfm-100m", "scfm-400m"),
     *("scfoundation-tiny", "scfoundation-3m", "scfoundation-10m", "scfoundation-100m"),
+    *("scmulan-tiny", "scmulan-50m", "scmulan-368m"),
 ]
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from scfm.model.attention import Packing, attend
+from scfm.model.residual import IntoResidual
 
 
 class SwiGLU(nn.Module):
@@ -17,7 +18,7 @@ class SwiGLU(nn.Module):
     def __init__(self, d: int, d_hidden: int):
         super().__init__()
         self.gate_and_up = nn.Linear(d, 2 * d_hidden, bias=False)
-        self.out = nn.Linear(d_hidden, d, bias=False)
+        self.out = IntoResidual(d_hidden, d, bias=False)
 
     def forward(self, x: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
         gate, up = self.gate_and_up(x).chunk(2, dim=-1)
@@ -38,7 +39,7 @@ class Attention(nn.Module):
         self.kv = nn.Linear(d, 2 * d, bias=False)
         self.q_norm = nn.RMSNorm(d // n_heads, eps=1e-6)
         self.k_norm = nn.RMSNorm(d // n_heads, eps=1e-6)
-        self.out = nn.Linear(d, d, bias=False)
+        self.out = IntoResidual(d, d, bias=False)
 
     def forward(
         self,

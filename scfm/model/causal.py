@@ -18,10 +18,7 @@ from scfm.model.attention import Packing, attend
 from scfm.model.cache import LayerCache, WordCache
 from scfm.model.config import ScmulanSizes
 from scfm.model.recompute import Recompute, run_block
-
-
-class IntoResidual(nn.Linear):
-    """A linear layer whose result is added to the residual stream; its weights begin smaller."""
+from scfm.model.residual import IntoResidual
 
 
 class CausalBlock(nn.Module):

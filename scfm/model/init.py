@@ -18,11 +18,10 @@ import math
 import torch
 from torch import nn
 
-from scfm.model.blocks import Attention, SwiGLU
-from scfm.model.causal import IntoResidual
 from scfm.model.config import ModelSizes, ScfoundationSizes, ScmulanSizes
 from scfm.model.embed import MaskedValue, ValueEmbedding
-from scfm.model.performer import FeedForward, LinearAttention
+from scfm.model.performer import LinearAttention
+from scfm.model.residual import IntoResidual
 
 LARGEST_VALUE = 9.3  # log1p(1e4): the most a gene can be
 
@@ -55,7 +54,5 @@ def initialise(module: nn.Module, sizes: ModelSizes | ScfoundationSizes | Scmula
         nn.init.uniform_(module.spread.bias, -LARGEST_VALUE / 2, LARGEST_VALUE / 2)
     elif isinstance(module, MaskedValue):
         nn.init.normal_(module.marks, std=table_std)
-    elif isinstance(module, (Attention, SwiGLU, LinearAttention, FeedForward)):
-        nn.init.normal_(module.out.weight, std=std / math.sqrt(2 * depth))
-        if isinstance(module, LinearAttention):
-            module.redraw()
+    elif isinstance(module, LinearAttention):
+        module.redraw()

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scfm.model.config import ScfoundationSizes, Stabiliser
 from scfm.model.recompute import Recompute, run_block
+from scfm.model.residual import IntoResidual
 
 EPSILON = 1e-4  # added to every feature, as released
 # Numbers made at a time, by whether it is on a CPU, where what fits its cache is fastest.
@@ -138,7 +139,7 @@ class LinearAttention(nn.Module):
         self.stabiliser: Stabiliser = sizes.stabiliser
         self.q = nn.Linear(d, inner)
         self.kv = nn.Linear(d, 2 * inner)
-        self.out = nn.Linear(inner, d)
+        self.out = IntoResidual(inner, d)
         self.register_buffer("directions", torch.empty(sizes.features, sizes.d_head))
 
     def redraw(self, generator: torch.Generator | None = None) -> None:
@@ -190,7 +191,7 @@ class FeedForward(nn.Module):
     def __init__(self, d: int):
         super().__init__()
         self.expand = nn.Linear(d, 4 * d)
-        self.out = nn.Linear(4 * d, d)
+        self.out = IntoResidual(4 * d, d)
 
     def forward(self, x: Float[Tensor, "row d"]) -> Float[Tensor, "row d"]:
         rows = _rows_at_once(self.expand.out_features, x)

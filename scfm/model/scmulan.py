@@ -7,6 +7,7 @@ Source: Bian et al. 2024, scMulan, doi:10.1101/2024.01.25.577152. No positions, 
 what a word may look at is all that its place means.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -30,17 +31,21 @@ from scfm.tokens.sentence_config import SentenceConfig
 from scfm.tokens.vocab import GeneVocab
 from scfm.tokens.words import END, Words
 
+WordLogits = Callable[[Tensor], Tensor]  # (n, d) -> (n, word)
+ValueLogits = Callable[[Tensor, Tensor], Tensor]  # (n, d), ids of k words -> (n, k)
 
-class ValueHead(nn.Linear):
-    """A linear layer that may be asked for some of its outputs.
 
-    A module's call, not an index into its weight: strategies that shard weights gather them then.
+class Head(nn.Linear):
+    """A linear layer that may also lend its weight to a function, for the time of one call.
+
+    Strategies that shard weights gather them when a module is called, and every process must call
+    as often: one that uses a head as often as it has cells must borrow its weight once.
     """
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, states: Float[Tensor, "n d"], words: Int[Tensor, " word"] | None = None
-    ) -> Float[Tensor, "n chosen"]:
-        return F.linear(states, self.weight if words is None else self.weight[words])
+        self, asked: Tensor | Callable[[Tensor], Any]
+    ) -> Any:
+        return F.linear(asked, self.weight) if isinstance(asked, Tensor) else asked(self.weight)
 
 
 class ScmulanModel(CellModel):
@@ -61,8 +66,8 @@ class ScmulanModel(CellModel):
         self.value = nn.Embedding(sizes.n_bins + 1, sizes.d_model)
         self.dropout = nn.Dropout(sizes.dropout)
         self.decoder = CausalDecoder(sizes)
-        self.word_head = nn.Linear(sizes.d_model, config.n_tokens, bias=False)
-        self.value_head = ValueHead(sizes.d_model, config.n_tokens, bias=False)
+        self.word_head = Head(sizes.d_model, config.n_tokens, bias=False)
+        self.value_head = Head(sizes.d_model, config.n_tokens, bias=False)
         self.post_init()
 
     @classmethod
@@ -115,7 +120,24 @@ class ScmulanModel(CellModel):
         self, states: Float[Tensor, "n d"], words: Int[Tensor, " word"] | None = None
     ) -> Float[Tensor, "n chosen"]:
         """The value that each word would have, in bins but not rounded; of ``words``, or all."""
-        return self.value_head(states, words)
+        if words is None:
+            return self.value_head(states)
+        return self.value_head(lambda weight: F.linear(states, weight[words]))
+
+    def with_heads(self, function: Callable[[WordLogits, ValueLogits], Any]) -> Any:
+        """What a function makes of both heads, which it may ask as often as it likes.
+
+        It gets ``word_logits`` and ``value_logits`` of the states it hands over, and returns
+        tensors, one or a tuple.
+        """
+
+        def borrowed(words: Tensor, values: Tensor) -> Any:
+            return function(
+                lambda states: F.linear(states, words),
+                lambda states, chosen: F.linear(states, values[chosen]),
+            )
+
+        return self.word_head(lambda w: self.value_head(lambda v: borrowed(w, v)))
 
     def values_of(
         self, states: Float[Tensor, "cell d"], words: Int[Tensor, " cell"]

@@ -5,6 +5,7 @@ out  BatchLosses
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -62,27 +63,33 @@ def said_losses(
     The errors shown by part are those of each said gene's value bin, in bins, when its turn comes.
     """
     assert isinstance(model, ScmulanModel), "sentences are of the scmulan family"
-    words, last_of_prompt = model.words, _last_of_prompt(cells)
-    found = sentence_losses(
-        model(cells).tokens,
-        cells.gene_ids,
-        cells.target_values,
-        cells.is_target,
-        cells.offsets,
-        Heads(model.word_logits, model.value_logits),
-        end_target=end_target,
-        type_target=type_target,
-        end_id=words.end_id,
-        is_annotation=cells.gene_ids[last_of_prompt] == words.annotate_id,
-    )
+    words, states = model.words, model(cells).tokens
+    task = cells.gene_ids[_last_of_prompt(cells)]
+
+    def measured(word_logits: Any, value_logits: Any) -> tuple[torch.Tensor, ...]:
+        found = sentence_losses(
+            states,
+            cells.gene_ids,
+            cells.target_values,
+            cells.is_target,
+            cells.offsets,
+            Heads(word_logits, value_logits),
+            end_target=end_target,
+            type_target=type_target,
+            end_id=words.end_id,
+            is_annotation=task == words.annotate_id,
+        )
+        return tuple(found)
+
+    by_word, by_value, squared_error, cell_of = model.with_heads(measured)
     is_gene = model.is_gene(cells.gene_ids[cells.is_target])
     return {
-        "loss_words": found.words,
-        "loss_values": found.values,
-        "loss": weights["words"] * found.words + weights["values"] * found.values,
-        "squared_error": found.squared_error[is_gene],
+        "loss_words": by_word,
+        "loss_values": by_value,
+        "loss": weights["words"] * by_word + weights["values"] * by_value,
+        "squared_error": squared_error[is_gene],
         "is_expressed": is_gene[is_gene],
-        "cell_of": found.cell_of[is_gene],
+        "cell_of": cell_of[is_gene],
     }
 
 

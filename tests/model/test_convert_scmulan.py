@@ -58,7 +58,7 @@ def test_folder_is_whole_and_says_whose_it_is(published, tmp_path, weights):
     assert model.provenance["config"] == settings_of(SHAPE)
     origin = model.provenance["converted_from"]
     card = (folder / "README.md").read_text()
-    for said in ("MIT", "10.1007/978-1-0716-3989-4_57", origin["sha256"], "scfm annotate"):
+    for said in ("MIT", "10.1101/2024.01.25.577152", origin["sha256"], "scfm annotate"):
         assert said in card
     words = in_words(describe(folder))
     assert f"scmulan model, {sum(w.numel() for w in weights.values()):,} parameters" in words
