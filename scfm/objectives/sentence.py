@@ -70,6 +70,7 @@ def sentence_losses(
     type_target: TypeTarget = "set",
     end_id: int = 0,
     is_annotation: Bool[Tensor, " cell"] | None = None,
+    cell_weight: Float[Tensor, " cell"] | None = None,
     most_at_once: int = MOST_AT_ONCE,
 ) -> SentenceLosses:
     """V times the mean binary cross-entropy of the words wanted; squared errors of their values.
@@ -88,6 +89,8 @@ def sentence_losses(
         one, which teaches that the coarse type comes first.
     is_annotation
         To which cells ``type_target`` applies; None: to none.
+    cell_weight
+        Of each cell in the means over cells; None: 1.
 
     Both parts are means over a cell's places, and pairs of place and word, and then over cells, so
     that the loss of a global batch is the plain mean of its parts' (`mean_squared_error`). A cell
@@ -112,8 +115,9 @@ def sentence_losses(
         sums = sums.index_add(1, owners, found)
         errors.append(error.detach())
     n_places = torch.tensor(counts, device=states.device)
-    by_word = (sums[0] / n_places.clamp(min=1)).mean()
-    by_value = (sums[1] / sums[2].clamp(min=1)).mean()
+    weight = 1.0 if cell_weight is None else cell_weight
+    by_word = (weight * sums[0] / n_places.clamp(min=1)).mean()
+    by_value = (weight * sums[1] / sums[2].clamp(min=1)).mean()
     return SentenceLosses(
         by_word,
         by_value,

@@ -55,8 +55,10 @@ def said_losses(
     model: CellModel,
     cells: CellBatch,
     weights: Mapping[str, float],
+    *,
     end_target: EndTarget,
     type_target: TypeTarget,
+    metadata_weight: float,
 ) -> BatchLosses:
     """What it costs to say the words that follow each prompt (`scfm.objectives.sentence`).
 
@@ -78,6 +80,7 @@ def said_losses(
             type_target=type_target,
             end_id=words.end_id,
             is_annotation=task == words.annotate_id,
+            cell_weight=torch.where(task == words.generate_id, 1.0, metadata_weight),
         )
         return tuple(found)
 

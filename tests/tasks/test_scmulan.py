@@ -96,9 +96,8 @@ def test_data_without_the_column_are_refused_before_anything_is_written(run, tmp
 
 
 def test_trained_model_says_types_and_makes_cells_of_them(cells, tmp_path):
-    """Types with genes of their own are learned in a minute, and generated with these genes."""
-    more = ["train.steps=150", "train.validate_every=50", "optim.lr=1.0e-2", "model.d_model=32"]
-    run = replace(load_run("scmulan-tiny", [*SETTINGS, *more]), data=(str(cells),))
+    """Types with genes of their own are learned in seconds, and generated with these genes."""
+    run = replace(load_run("scmulan-tiny", [*SETTINGS, *LEARNING]), data=(str(cells),))
     model = scfm.load(pretrain(run, tmp_path / "run"))
     assert isinstance(model, ScmulanModel)
     assert model.types == ("coarse", "fine")
@@ -106,7 +105,7 @@ def test_trained_model_says_types_and_makes_cells_of_them(cells, tmp_path):
     losses = [
         float(r["val_loss"]) for r in read_metrics(tmp_path / "run/metrics.csv") if r["val_loss"]
     ]
-    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.5 * losses[0]
     adata = ad.read_h5ad(cells)
     scfm.tl.annotate(adata, model, min_confidence=0.0)
     assert (adata.obs["scfm_cell_type"].astype(str) == adata.obs["fine"]).mean() > 0.8
@@ -115,6 +114,13 @@ def test_trained_model_says_types_and_makes_cells_of_them(cells, tmp_path):
     ours = np.asarray(made.X.mean(0)).ravel()
     r = {kind: np.corrcoef(ours, mean)[0, 1] for kind, mean in means.items()}
     assert max(r, key=lambda kind: r[kind]) == "plasma"
+
+
+LEARNING = [
+    *("train.steps=600", "train.validate_every=200", "optim.lr=5.0e-3", "model.d_model=32"),
+    *("loader.batch_size=16", "tokens.annotate_share=0.5", "tokens.generate_share=0.5"),
+    "tokens.complete_share=0",
+]
 
 
 def gene_means(real: ad.AnnData, made: ad.AnnData, kind: str) -> np.ndarray:
