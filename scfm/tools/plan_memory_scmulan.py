@@ -48,8 +48,12 @@ def _block(sizes: ScmulanSizes, how: Arithmetic, rows: float, recompute: str) ->
 
 
 def _outputs(sizes: ScmulanSizes, how: Arithmetic, n: Tokens, n_words: int) -> Segment:
-    """The last norm, the places that words are said from, and a chunk of logits."""
+    """The last norm and its cells, the places that words are said from, the value head's rows of
+    these words, and a chunk of logits."""
     d = sizes.d_model
-    kept = n.visible * (how.residual * d + STATISTICS) + n.targets * SINGLE * d
-    logits = min(n.targets * n_words, AT_ONCE) * SINGLE * LOGITS
+    kept = n.visible * ((how.residual + SINGLE) * d + STATISTICS) + n.targets * 2 * SINGLE * d
+    logits = n.targets * n_words * SINGLE
+    if n.targets * n_words <= AT_ONCE:  # one chunk: not made again
+        return Segment("head", kept + logits, forward=logits, backward=(LOGITS - 1) * logits)
+    logits = AT_ONCE * SINGLE * LOGITS
     return Segment("head", kept, forward=logits / 2, backward=logits + n.visible * SINGLE * d)

@@ -3,16 +3,25 @@
 import gc
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from scfm.objectives.sentence import MOST_AT_ONCE
 from scfm.tasks.pretrain_module import PretrainModule
-from scfm.tasks.pretrain_objective import MaskedObjectiveConfig, ObjectiveConfig
-from scfm.tools import plan_memory_scfoundation
+from scfm.tasks.pretrain_objective import (
+    MaskedObjectiveConfig,
+    ObjectiveConfig,
+    SentenceObjectiveConfig,
+)
+from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tokens.rng import cell_keys
+from scfm.tools import plan_memory_scfoundation, plan_memory_scmulan
 from scfm.tools.plan_memory import Arithmetic, Segment, Tokens, activation_bytes, most_in_pass
 from scfm.train.optim import OptimConfig
 from scfm.train.throughput import token_counts
 from tests.toys import masked_cells, toy_cells, toy_model, toy_scfoundation, toy_vocab
+from tests.toys_scmulan import scmulan_adata, toy_scmulan
 
 LENGTHS = [301, 199, 150, 350]
 DEEPER = {"d_model": 64, "n_layers": 3, "n_heads": 4, "n_bins": 100, "n_decoder_layers": 2}
@@ -99,6 +108,29 @@ def test_activations_of_scfoundation(rng, recompute):
     how = Arithmetic.of("32-true", "cpu")
     parts = plan_memory_scfoundation.segments(model.config.sizes, how, n, recompute, 2002)
     assert sum(part.kept for part in parts) == pytest.approx(found, rel=0.1)
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_activations_of_scmulan(rng, recompute):
+    """A sentence of each cell; the logits are made in chunks, and again in the backward pass."""
+    adata = scmulan_adata(rng, 12, 50)
+    model = toy_scmulan(d_model=64, n_layers=3, n_heads=4).train()
+    model.recompute(recompute)
+    config = replace(model.token_config, annotate_share=0.4)
+    member, _ = open_input(adata, model.vocab, InputConfig(minimum_coverage=0.0), config)
+    keys = cell_keys(0, 0, np.arange(12))
+    cells = member.tokenizer.training(member.source.rows(np.arange(12)), keys)
+    cells = cells.map(torch.from_numpy)
+    found = held(PretrainModule(model, SentenceObjectiveConfig(), OptimConfig()), cells, "32-true")
+    n = Tokens(12, *map(float, (counts.sum() for counts in token_counts(cells))))
+    assert n.visible == cells.n_tokens
+    how = Arithmetic.of("32-true", "cpu")
+    parts = plan_memory_scmulan.segments(model.config.sizes, how, n, recompute, len(model.vocab))
+    assert sum(part.kept for part in parts) == pytest.approx(found, rel=0.1)
+
+
+def test_logits_at_once_are_what_the_objective_makes():
+    assert plan_memory_scmulan.AT_ONCE == MOST_AT_ONCE
 
 
 def test_the_worst_moment():
