@@ -17,6 +17,7 @@ encoder     time when half of each cell's expressed genes are left out
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -254,9 +255,10 @@ def half_of(cells: CellBatch) -> CellBatch:
 def child(what: str, size: str, n_genes: int, n_cells: int) -> dict[str, float]:
     """``memory_of`` in a process of its own, whose peak is nobody else's."""
     arguments = ["--child", what, size, str(n_genes), str(n_cells)]
-    done = subprocess.run(
-        [sys.executable, __file__, *arguments], capture_output=True, text=True, cwd=Path.cwd()
-    )
+    # blocks of their own for large tensors: else the peak tells of what the C library keeps
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
