@@ -101,7 +101,9 @@ def generation(
     seed: Annotated[int, typer.Option(help="For the cells, genes, baselines and intervals.")] = 0,
     layer: options.Layer = None,
     species: options.SpeciesOption = options.Species.auto,
-    minimum_coverage: options.MinimumCoverage = 0.05,
+    minimum_coverage: Annotated[
+        float, typer.Option(help="Share of the generated genes that must be measured.")
+    ] = 0.5,
     json: options.Json = False,
 ) -> None:
     """Judge generated cells beside real cells of their types and beside two baselines.

@@ -94,7 +94,7 @@ def evaluate_generation(
         n_cells=config.n_cells,
         n_fit=config.n_fit,
         seed=config.seed,
-        config=input_config or InputConfig(minimum_coverage=0.05),
+        config=input_config or InputConfig(),
     )
     with threadpool_limits(1):  # as in scfm.evaluate.baselines
         return _judge(cells, config, label_key, fit is not None, on_progress)

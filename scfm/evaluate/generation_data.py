@@ -8,7 +8,7 @@ a generated cell nor the part of its counts that its generator cannot say plays 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,17 @@ import scipy.sparse as sp
 from jaxtyping import Int
 
 from scfm.data.blocked import in_blocks
-from scfm.data.gene_report import GeneReport
+from scfm.data.gene_report import GeneReport, percent
 from scfm.data.matrices import from_scipy
 from scfm.data.rawness import judge
 from scfm.data.split import group_codes
-from scfm.errors import CountsError, DuplicateGeneError, InputError, MissingFileError
+from scfm.errors import (
+    CountsError,
+    DuplicateGeneError,
+    GeneCoverageError,
+    InputError,
+    MissingFileError,
+)
 from scfm.evaluate.generation_baselines import n_columns, n_rows
 from scfm.evaluate.thinned import on_vocabulary
 from scfm.tokens.inputs import InputConfig, open_input
@@ -100,7 +106,8 @@ def match_cells(
 ) -> MatchedCells:
     """Read all sides and draw their cells.
 
-    Raises what opening data raises; LabelError for a column that is not there, InputError where no
+    Raises what opening data raises, but that coverage is the share of the generated genes that are
+    measured; LabelError for a column that is not there, InputError where no
     type has ten cells on both sides, DuplicateGeneError for generated genes of one name.
     """
     adata, name = _opened(generated)
@@ -203,8 +210,10 @@ def read_real(
     config: InputConfig,
 ) -> LabelledCells:
     """Raw counts of at most ``n_cells`` cells of every wanted type that occurs, drawn at random."""
-    member, report = open_input(data, vocab, config)
+    # a generator's chosen genes hold few of any cell's counts: what matters is that they are there
+    member, report = open_input(data, vocab, replace(config, minimum_coverage=0.0))
     source = member.source
+    _require_measured(report, config.minimum_coverage)
     codes, names = in_blocks(source).column(label_key)
     drawn = [
         rng.permutation(np.flatnonzero(codes == names.index(label)))[:n_cells]
@@ -216,6 +225,16 @@ def read_real(
     labels = np.array([*names, ""], dtype=object)[codes[rows]]
     measured = np.unique(tables.measured).astype(np.int64)
     return LabelledCells(source.name, counts, labels, measured, report)
+
+
+def _require_measured(report: GeneReport, minimum: float) -> None:
+    share = 1 - report.missing / report.n_genes
+    if share < minimum:
+        raise GeneCoverageError(
+            f"{report.name} measures {percent(share)} of the {report.n_genes:,} generated genes; "
+            f"wanted at least {percent(minimum)}. Take a matrix with all genes, or go on with "
+            f"those there are: --minimum-coverage {share:.2g}.\n{report}"
+        )
 
 
 def _draw(

@@ -13,6 +13,7 @@ from scfm.errors import (
     ConfigError,
     CountsError,
     DuplicateGeneError,
+    GeneCoverageError,
     InputError,
     LabelError,
     MissingFileError,
@@ -145,6 +146,8 @@ def test_genes_are_matched_whatever_the_order(real):
         np.testing.assert_array_equal(one.held_out[label].toarray(), two.held_out[label].toarray())
     fewer = matched(real, made[:, :40].copy())
     assert fewer.genes == tuple(made.var_names[:40])
+    with pytest.raises(GeneCoverageError, match="measures 40"):
+        matched(real[:, :20].copy(), made)
 
 
 def test_empty_cells_and_small_types_are_said(real):
