@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 BYTES_A_VALUE = 8  # int32 column and int32 count
 MEMORY_LIMIT = 512 * 2**20  # bytes of CSR up to which a file is read into memory
 PREFERRED = ("X", "layers['counts']", "raw.X", "X['raw']", "X['counts']", "X['data']")
+BINS_LAYER = "scfm_bins"  # of generated cells: small whole numbers, but no counts
 
 logger = logging.getLogger(__name__)
 
@@ -321,6 +322,8 @@ def _refusal(
 
 
 def _holds_counts(candidate: Candidate) -> bool:
+    if candidate.key == BINS_LAYER:
+        return False
     try:
         return judge(candidate.open().sample()).kind == "counts"
     except UnreadableFileError:  # it was not asked for, only looked at for a hint

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from scfm.cli.app import main
-from scfm.errors import ConfigError, ModelError, ScfmWarning
+from scfm.data.read import open_counts
+from scfm.errors import ConfigError, CountsError, ModelError, ScfmWarning
 from scfm.model.base import save_model
 from scfm.model.generate import complete
 from scfm.model.sampling import Decoding
@@ -57,6 +58,13 @@ def test_cells_are_what_the_model_says(model):
     np.testing.assert_array_equal(adata.obs["scfm_n_genes"], (expected > 0).sum(1))
     assert expected.max() <= 10
     assert adata.obs["scfm_n_genes"].max() > 1
+
+
+def test_bins_are_not_taken_for_counts(model):
+    """Whole numbers as they are, a generated cell's bins must not be recommended as its counts."""
+    with pytest.raises(CountsError, match="log1p of normalised counts") as refused:
+        open_counts(made_cells(model))
+    assert "scfm_bins" not in str(refused.value)
 
 
 def test_values_sum_to_the_share_the_genes_have(model):
