@@ -125,7 +125,12 @@ def annotated(model: Path, cells: ad.AnnData) -> dict[str, np.ndarray]:
 
 def table(cells: ad.AnnData) -> CountTable:
     counts: Any = cells.X
-    return CountTable(counts.tocsr(), list(cells.var.get("symbol", cells.var_names)))
+    return CountTable(counts.tocsr(), symbols(cells))
+
+
+def symbols(cells: ad.AnnData) -> list[str]:
+    column: Any = cells.var["symbol"] if "symbol" in cells.var else cells.var_names
+    return [str(symbol) for symbol in column]
 
 
 def scores(found: Evaluation) -> dict[str, Any]:
@@ -154,7 +159,7 @@ def judge_generated(model: Path, held_out: Path) -> dict[str, Any]:
     real = ad.read_h5ad(held_out)
     sc.pp.normalize_total(real, target_sum=1e4)
     sc.pp.log1p(real)
-    real.var_names = pd.Index(real.var.get("symbol", real.var_names)).astype(str)
+    real.var.index = pd.Index(symbols(real))
     real.var_names_make_unique()
     types = sorted(set(real.obs[COARSE]))
     found = {}
