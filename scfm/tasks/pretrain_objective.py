@@ -88,7 +88,7 @@ class SentenceObjectiveConfig:
     metadata_weight
         Of a sentence that says words of obs, beside one that says genes. A gene is far harder to
         guess than a type, so at 1, as released, types are nearly all noise until long into
-        training; small models need 10 to 100 to learn them in minutes.
+        training.
     """
 
     value_weight: float = 200.0

@@ -119,7 +119,7 @@ def test_trained_model_says_types_and_makes_cells_of_them(cells, tmp_path):
 LEARNING = [
     *("train.steps=600", "train.validate_every=200", "optim.lr=5.0e-3", "model.d_model=32"),
     *("loader.batch_size=16", "tokens.annotate_share=0.5", "tokens.generate_share=0.5"),
-    "tokens.complete_share=0",
+    *("tokens.complete_share=0", "objective.metadata_weight=30"),
 ]
 
 
