@@ -129,7 +129,7 @@ def table(cells: ad.AnnData) -> CountTable:
 
 
 def symbols(cells: ad.AnnData) -> list[str]:
-    column: Any = cells.var["symbol"] if "symbol" in cells.var else cells.var_names
+    column: Any = cells.var.get("symbol", cells.var_names)
     return [str(symbol) for symbol in column]
 
 
