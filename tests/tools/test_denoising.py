@@ -31,10 +31,13 @@ def adata(rng):
 def model(request):
     """Predictions lie on both sides of 0."""
     if request.param == "scfoundation":
-        return toy_scfoundation(60)
-    model = toy_model()
+        model = toy_scfoundation(60)
+        last, bias = model.value_out, 0.8
+    else:
+        model = toy_model()
+        last, bias = model.decoder.value_out, 1.2
     with torch.no_grad():
-        model.decoder.value_out.bias.fill_(2.3)
+        last.bias.fill_(bias)
     return model
 
 
