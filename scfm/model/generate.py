@@ -85,8 +85,11 @@ def complete(
     assert min(lengths) > 0, "a prompt ends in a task word"
     budget = _budget(model) if max_tokens is None else max_tokens
     groups = list(_groups(lengths, how.max_words, budget))
-    said = [_Group(model, prompts, group, numbers[group], how, keep, cache) for group in groups]
-    return _in_order([group.run() for group in said], np.concatenate(groups))
+    # one after the other: a group's cache goes with it
+    said = [
+        _Group(model, prompts, group, numbers[group], how, keep, cache).run() for group in groups
+    ]
+    return _in_order(said, np.concatenate(groups))
 
 
 @torch.no_grad()

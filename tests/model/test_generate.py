@@ -1,6 +1,7 @@
 """Generation: the cache, the batch and the order of cells change nothing."""
 
 import itertools
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -175,11 +176,13 @@ def test_no_word_is_gone_through_twice(model, prompts, monkeypatch):
 
 
 def test_memory_is_bounded_by_the_budget(model, prompts, monkeypatch):
-    """Of a group: its cells times the longest they may get."""
-    rooms = []
+    """Of a group: its cells times the longest they may get; and one group's at a time."""
+    rooms, alive = [], weakref.WeakSet()
     original = cache_module.WordCache.__init__
 
     def note(self, n_layers, cells, most):
+        assert not alive, "the group before still holds its cache"
+        alive.add(self)
         original(self, n_layers, cells, most)
         rooms.append(len(cells.lengths) * most)
 
