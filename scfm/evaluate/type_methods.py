@@ -1,0 +1,293 @@
+"""What every way of typing cells looks like to an evaluation, and those that need no model.
+
+in   labelled cells to learn from, cells to judge: log1p(1e4) in CSR on the same genes
+out  TypeProbabilities of the judged cells
+
+A Method learns from some cells and answers for others; nothing is fitted on what is judged.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Float, Int, Shaped
+from sklearn.decomposition import PCA, TruncatedSVD
+from sklearn.linear_model import LogisticRegression, SGDClassifier
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from scfm.evaluate.baselines import (
+    MAX_ITERATIONS,
+    N_COMPONENTS,
+    N_NEIGHBOURS,
+    N_VARIABLE_GENES,
+    variable_genes,
+)
+from scfm.tasks.probability_calibration import ProbabilityCalibration
+from scfm.tasks.type_probabilities import TypeProbabilities
+
+Features = Float[np.ndarray, "cell feature"] | sp.csr_matrix
+TOP_GENES = 300  # of each class, that CellTypist's second round learns from
+CLIP = 10.0  # standard deviations beyond which CellTypist cuts scaled expression
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A model's vectors of some cells, and the log10 of the depth each was seen at."""
+
+    vectors: Float[np.ndarray, "cell d"] = field(repr=False)
+    depth: Float[np.ndarray, " cell"] = field(repr=False)
+
+    def part(self, rows: Int[np.ndarray, " some"]) -> "Embedded":
+        return Embedded(self.vectors[rows], self.depth[rows])
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Some cells as methods see them.
+
+    Attributes
+    ----------
+    log_counts
+        log1p of counts per 10,000 over all the file's genes, on the genes shared.
+    embedded
+        What models made of the cells, by the method's key.
+    given
+        Answers that hang on no reference (a fine-tuned head, words), by the method's key.
+    """
+
+    log_counts: sp.csr_matrix = field(repr=False)
+    embedded: Mapping[str, Embedded] = field(default_factory=dict, repr=False)
+    given: Mapping[str, TypeProbabilities] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.log_counts.indptr) - 1
+
+    def part(self, rows: Int[np.ndarray, " some"]) -> "Cells":
+        return Cells(
+            self.log_counts[rows],
+            {key: found.part(rows) for key, found in self.embedded.items()},
+            {key: found.part(rows) for key, found in self.given.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Cells to learn from, with their labels; what several methods fit alike is fitted once."""
+
+    cells: Cells
+    labels: Shaped[np.ndarray, " cell"] = field(repr=False)
+    seed: int = 0
+
+    def part(self, rows: Int[np.ndarray, " some"]) -> "Reference":
+        return Reference(self.cells.part(rows), self.labels[rows], self.seed)
+
+    @cached_property
+    def principal(self) -> PCA:
+        """Principal components of all genes."""
+        return _components(self.cells.log_counts)
+
+    @cached_property
+    def variable(self) -> Int[np.ndarray, " gene"]:
+        """Columns of the most variable genes."""
+        return variable_genes(self.cells.log_counts, N_VARIABLE_GENES)
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A method that has learned."""
+
+    def predict(self, cells: Cells) -> TypeProbabilities: ...
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way of typing cells; ``key`` names it in files, ``name`` in a table."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> Literal["model", "untrained", "baseline"]: ...
+
+    @property
+    def note(self) -> str: ...
+
+    @property
+    def own_calibration(self) -> ProbabilityCalibration | None:
+        """Of a method that learned elsewhere and answers calibrated; None: it learns here."""
+        ...
+
+    def fit(self, reference: Reference) -> Fitted: ...
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A method that is a function of the cells alone."""
+
+    key: str
+    name: str
+    note: str
+    learn: Callable[[Reference], Fitted]
+    kind: Literal["model", "untrained", "baseline"] = "baseline"
+    own_calibration: ProbabilityCalibration | None = None
+
+    def fit(self, reference: Reference) -> Fitted:
+        return self.learn(reference)
+
+
+@dataclass(frozen=True)
+class FittedClassifier:
+    """scikit-learn's classifier behind a representation of the cells.
+
+    ``novelty`` says how unlike all it learned a cell is, where the classifier can tell.
+    """
+
+    represent: Callable[[Cells], Features]
+    classifier: LogisticRegression | KNeighborsClassifier
+    novelty: Callable[[Features], Float[np.ndarray, " cell"]] | None = None
+
+    def predict(self, cells: Cells) -> TypeProbabilities:
+        seen = self.represent(cells)
+        found = np.asarray(self.classifier.predict_proba(seen), dtype=np.float64)
+        return TypeProbabilities(
+            classes=tuple(map(str, self.classifier.classes_)),
+            probabilities=found / found.sum(1, keepdims=True),
+            is_outlier=np.zeros(len(found), dtype=bool),
+            novelty=self.novelty(seen) if self.novelty else None,
+        )
+
+
+@dataclass(frozen=True)
+class FittedShares:
+    """The same answer for every cell: the labels' shares among those learned from."""
+
+    classes: tuple[str, ...]
+    shares: Float[np.ndarray, " class"]
+
+    def predict(self, cells: Cells) -> TypeProbabilities:
+        n = len(cells)
+        return TypeProbabilities(self.classes, np.tile(self.shares, (n, 1)), np.zeros(n, bool))
+
+
+def majority(reference: Reference) -> Fitted:
+    """The most frequent label for every cell."""
+    classes, n_cells = np.unique(reference.labels, return_counts=True)
+    return FittedShares(tuple(map(str, classes)), n_cells / n_cells.sum())
+
+
+def uncentred_neighbours(reference: Reference) -> Fitted:
+    """50 uncentred components (truncated SVD) and the vote of 15 neighbours by cosine."""
+    counts = reference.cells.log_counts
+    svd = TruncatedSVD(_n_components(counts), algorithm="arpack", random_state=0).fit(counts)
+    return _neighbours(lambda cells: svd.transform(cells.log_counts), reference)
+
+
+def variable_neighbours(reference: Reference) -> Fitted:
+    """2,000 most variable genes, 50 principal components, the vote of 15 neighbours by cosine."""
+    columns = reference.variable
+    pca = _components(reference.cells.log_counts[:, columns])
+    return _neighbours(lambda cells: pca.transform(cells.log_counts[:, columns]), reference)
+
+
+def principal_logistic(reference: Reference) -> Fitted:
+    """50 principal components, not scaled, and balanced logistic regression."""
+    pca = reference.principal
+    return _logistic(lambda cells: pca.transform(cells.log_counts), reference, 1.0)
+
+
+def variable_logistic(reference: Reference) -> Fitted:
+    """Balanced logistic regression on the 2,000 most variable genes, not scaled, C = 0.01."""
+    columns = reference.variable
+    return _logistic(lambda cells: cells.log_counts[:, columns], reference, 0.01)
+
+
+def raw_logistic(reference: Reference) -> Fitted:
+    """Balanced logistic regression on all genes, not scaled, C = 0.01."""
+    return _logistic(lambda cells: cells.log_counts, reference, 0.01)
+
+
+def selected_logistic(reference: Reference) -> Fitted:
+    """CellTypist's two rounds: the genes with the largest weights, then a regression on these.
+
+    Round one is one-against-rest logistic regression by stochastic gradient on all scaled genes;
+    the 300 genes of largest absolute weight of each class go to round two. Expression is divided
+    by its standard deviation and cut at 10; it is not centred, which would make it dense.
+    Source: Dominguez Conde et al. 2022, doi:10.1126/science.abl5197; own implementation.
+    """
+    scale = StandardScaler(with_mean=False).fit(reference.cells.log_counts)
+
+    def scaled(cells: Cells) -> sp.csr_matrix:
+        found = scale.transform(cells.log_counts)
+        found.data = np.minimum(found.data, CLIP)
+        return found
+
+    settings = {"loss": "log_loss", "alpha": 1e-3, "max_iter": 200, "tol": 1e-3}
+    first = SGDClassifier(**settings, random_state=reference.seed)
+    first.fit(scaled(reference.cells), reference.labels)
+    top = np.argsort(-np.abs(first.coef_), axis=1, kind="stable")[:, :TOP_GENES]
+    columns = np.unique(top)
+    return _logistic(lambda cells: scaled(cells)[:, columns], reference, 0.01)
+
+
+BASELINES = (
+    Baseline("majority", "Majority class", "always the most frequent label", majority),
+    Baseline(
+        *("pca_knn", "PCA-50 (uncentred) + 15 neighbours"),
+        *("truncated SVD of all genes; cosine", uncentred_neighbours),
+    ),
+    Baseline(
+        *("hvg_pca_knn", "HVG + PCA-50 + 15 neighbours"),
+        *("2,000 most variable genes; centred; cosine", variable_neighbours),
+    ),
+    Baseline(
+        *("pca_logistic", "PCA-50 + logistic regression"),
+        *("classes weighted equally, C = 1", principal_logistic),
+    ),
+    Baseline(
+        *("hvg_logistic", "Logistic regression, 2,000 variable genes"),
+        *("classes weighted equally, C = 0.01", variable_logistic),
+    ),
+    Baseline(
+        *("raw_logistic", "Logistic regression, all genes"),
+        *("classes weighted equally, C = 0.01", raw_logistic),
+    ),
+    Baseline(
+        *("celltypist", "CellTypist-style logistic regression"),
+        *("two rounds, 300 genes a class; own implementation", selected_logistic),
+    ),
+)
+
+
+def _neighbours(represent: Callable[[Cells], Features], reference: Reference) -> Fitted:
+    k = min(N_NEIGHBOURS, len(reference.labels))
+    voters = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
+    voters.fit(represent(reference.cells), reference.labels)
+
+    def distance(seen: Features) -> Float[np.ndarray, " cell"]:
+        return np.clip(voters.kneighbors(seen)[0].mean(1) / 2, 0.0, 1.0)
+
+    return FittedClassifier(represent, voters, distance)
+
+
+def _logistic(
+    represent: Callable[[Cells], Features], reference: Reference, inverse_penalty: float
+) -> Fitted:
+    model = LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=MAX_ITERATIONS)
+    return FittedClassifier(represent, model.fit(represent(reference.cells), reference.labels))
+
+
+def _components(counts: sp.csr_matrix) -> PCA:
+    # ARPACK takes a sparse matrix as it is: the mean is subtracted inside the products
+    return PCA(_n_components(counts), svd_solver="arpack", random_state=0).fit(counts)
+
+
+def _n_components(counts: sp.csr_matrix) -> int:
+    n_cells, n_genes = sp.csr_matrix.get_shape(counts)
+    return min(N_COMPONENTS, min(n_cells, n_genes) - 1)
