@@ -17,7 +17,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from scfm.errors import ConfigError, LabelError, ScfmWarning
-from scfm.evaluate.baselines import log1p_cp10k
 from scfm.evaluate.celltype_protocol import ProtocolConfig, TypingData, run_methods
 from scfm.evaluate.celltype_result import CelltypeResult
 from scfm.evaluate.celltype_scoring import score_runs
@@ -28,6 +27,7 @@ from scfm.evaluate.labelled_cells import (
     read_labelled,
     require_classes,
 )
+from scfm.evaluate.log_counts import log1p_cp10k
 from scfm.evaluate.splits import (
     SplitPlan,
     from_reference,

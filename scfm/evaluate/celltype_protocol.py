@@ -146,7 +146,7 @@ class _Prepared:
 
     reference: Reference
     test: Cells
-    inner: tuple[tuple[Reference, Cells, Labels], ...]
+    inner: tuple[tuple[Reference, Cells, Shaped[np.ndarray, " _"]], ...]
     without: dict[str, Reference]
 
     @classmethod
