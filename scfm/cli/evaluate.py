@@ -80,7 +80,8 @@ def celltype(
     """
     config = options.input_config(layer, species, orthologs, False, minimum_coverage)
     from scfm.evaluate.celltype import read_label_mapping
-    from scfm.evaluate.celltype_evaluation import CelltypeData, evaluate_celltype
+    from scfm.evaluate.celltype_evaluation import evaluate_celltype
+    from scfm.evaluate.celltype_inputs import CelltypeData
     from scfm.evaluate.celltype_protocol import ProtocolConfig
     from scfm.evaluate.celltype_report import provenance_of, write_celltype
     from scfm.tools.loading import load

@@ -3,8 +3,8 @@
 in   raw counts (CSR) of a labelled reference and of a query, and their gene names
 out  one Prediction a baseline: labels for the query's cells
 
-The methods are those of scfm.evaluate.type_methods, which says what each does. Nothing is fitted on
-the query.
+The methods are those of scfm.evaluate.type_baselines, which says what each does. Nothing is
+fitted on the query.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from scfm.errors import LabelError
 from scfm.evaluate.celltype import Prediction
 from scfm.evaluate.log_counts import CountTable, log1p_cp10k, shared_genes
-from scfm.evaluate.type_methods import BASELINES as METHODS
+from scfm.evaluate.type_baselines import BASELINES as METHODS
 from scfm.evaluate.type_methods import Cells, Reference
 
 KEYS = ("majority", "pca_knn", "pca_centred_knn", "pca_logistic", "hvg_logistic")

@@ -22,7 +22,7 @@ from scfm.data.fingerprint import sha256
 from scfm.data.soma_address import is_address
 from scfm.data.write import atomic_path, make_folder
 from scfm.evaluate import figures, inline, typing_figures
-from scfm.evaluate.celltype_evaluation import CelltypeData
+from scfm.evaluate.celltype_inputs import CelltypeData
 from scfm.evaluate.celltype_result import CelltypeResult
 from scfm.evaluate.report import (
     best_values,

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -117,13 +117,13 @@ def read_labelled(
     return cells
 
 
-def text_labels(column: pd.Series, label_key: str, name: str) -> Shaped[np.ndarray, " cell"]:
+def text_labels(column: Any, label_key: str, name: str) -> Shaped[np.ndarray, " cell"]:
     """Labels as text, None where a cell has none. Refuses measurements, warns of codes."""
     values = column.astype(object)
     is_missing = (values.isna() | (values.astype(str).str.strip() == "")).to_numpy()
     texts = values.astype(str).to_numpy(dtype=object)
     distinct = sorted(set(texts[~is_missing]))
-    numbers = pd.to_numeric(pd.Series(distinct, dtype=object), errors="coerce")
+    numbers: Any = pd.to_numeric(pd.Series(distinct, dtype=object), errors="coerce")
     if len(distinct) and bool(numbers.notna().all()):
         if len(distinct) > MOST_CODES or bool((numbers % 1 != 0).any()):
             raise LabelError(

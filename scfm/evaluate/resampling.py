@@ -140,7 +140,7 @@ def ece_draws(
     """Expected calibration error with its resamples, as scfm.metrics defines it."""
     bins = confidence_bins(confidence, n_bins)
     gap = one_hot(bins, n_bins).multiply((is_correct - confidence)[:, None])
-    tally = sp.hstack([gap, np.ones((len(bins), 1))]).tocsr()
+    tally = sp.csr_matrix(sp.hstack([gap, np.ones((len(bins), 1))]))
     return resampling.draws(tally, lambda sums: np.abs(sums[:, :-1]).sum(1) / sums[:, -1])
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from scfm.errors import ConfigError, LabelError, ScfmWarning
-from scfm.evaluate.celltype_evaluation import CelltypeData, evaluate_celltype
+from scfm.evaluate.celltype_evaluation import evaluate_celltype
+from scfm.evaluate.celltype_inputs import CelltypeData
 from scfm.evaluate.celltype_protocol import ProtocolConfig
 from scfm.evaluate.celltype_report import write_celltype
-from scfm.evaluate.type_methods import BASELINES
+from scfm.evaluate.type_baselines import BASELINES
 from scfm.model.base import save_model
 from scfm.tokens.inputs import InputConfig
 from tests.browser import CHROMIUM, look_at

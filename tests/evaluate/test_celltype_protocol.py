@@ -10,7 +10,8 @@ from scfm.errors import ConfigError
 from scfm.evaluate.celltype_protocol import ProtocolConfig, TypingData, on_classes, run_methods
 from scfm.evaluate.celltype_scoring import reliability, score_runs
 from scfm.evaluate.splits import hold_out_cells, hold_out_groups
-from scfm.evaluate.type_methods import BASELINES, Cells, Reference
+from scfm.evaluate.type_baselines import BASELINES
+from scfm.evaluate.type_methods import Cells, Reference
 from scfm.tasks.probability_calibration import ProbabilityCalibration
 from scfm.tasks.type_probabilities import TypeProbabilities
 
