@@ -83,7 +83,8 @@ def celltype(
     from scfm.evaluate.celltype_evaluation import evaluate_celltype
     from scfm.evaluate.celltype_inputs import CelltypeData
     from scfm.evaluate.celltype_protocol import ProtocolConfig
-    from scfm.evaluate.celltype_report import provenance_of, write_celltype
+    from scfm.evaluate.celltype_report import write_celltype
+    from scfm.evaluate.provenance import provenance_of
     from scfm.tools.loading import load
 
     cells = CelltypeData(
@@ -111,9 +112,65 @@ def celltype(
             batch_size=batch_size,
             on_progress=progress,
         )
-    write_celltype(found, out, title="Cell typing", provenance=provenance_of(models, cells))
+    made = provenance_of(models, [reference, data] if reference else [data])
+    write_celltype(found, out, title="Cell typing", provenance=made)
     print(found.table(), flush=True)
     options.say(f"Wrote {out}: report.html, metrics.json, figures.")
+    if json:
+        options.print_json({"out": str(out), "verdict": found.verdict})
+
+
+@app.command("integration")
+def integration(
+    data: Annotated[
+        str, typer.Argument(help="Cells with types and batches: h5ad, zarr, 10x h5, loom.")
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option("--model", help="Model folder, run folder or hub id; may be given again."),
+    ],
+    label: Annotated[str, typer.Option(help="obs column of cell types.")],
+    batch: Annotated[str, typer.Option(help="obs column of batches.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.html and metrics.json.")],
+    cells: Annotated[int, typer.Option(min=50, help="Cells to judge, at most.")] = 5_000,
+    draws: Annotated[int, typer.Option(min=2, help="Draws of 80 % of them, for the spread.")] = 5,
+    seed: Annotated[int, typer.Option(help="For the cells, the draws and the clusters.")] = 0,
+    pooling: options.Pooling = None,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+    layer: options.Layer = None,
+    species: options.SpeciesOption = options.Species.auto,
+    orthologs: options.Orthologs = False,
+    minimum_coverage: options.MinimumCoverage = 0.5,
+    json: options.Json = False,
+) -> None:
+    """Are batches mixed and types kept apart? Beside principal components and Harmony.
+
+    Scores of scIB: silhouettes, iLISI and cLISI, NMI and ARI of Leiden clusters, connectivity.
+    """
+    config = options.input_config(layer, species, orthologs, False, minimum_coverage)
+    from scfm.evaluate.integration import IntegrationConfig, evaluate_integration
+    from scfm.evaluate.integration_report import write_integration
+    from scfm.evaluate.provenance import provenance_of
+    from scfm.tools.loading import load
+
+    settings = IntegrationConfig(n_cells=cells, n_draws=draws, seed=seed)
+    models = {name: load(name, device=device) for name in model}
+    with _StagedProgress("embeddings") as progress:
+        found = evaluate_integration(
+            *(data, models),
+            label_key=label,
+            batch_key=batch,
+            config=settings,
+            reading=config,
+            pooling=pooling,
+            batch_size=batch_size,
+            on_progress=progress,
+        )
+    made = provenance_of(models, [data])
+    write_integration(found, out, title="Integration", provenance=made)
+    print(found.table(), flush=True)
+    options.say(f"Wrote {out}: report.html, metrics.json.")
     if json:
         options.print_json({"out": str(out), "verdict": found.verdict})
 

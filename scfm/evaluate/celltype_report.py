@@ -6,10 +6,8 @@ out  one self-contained page, one JSON file, PNG figures
 Layout and style are those of every report: scfm.evaluate.report and templates/.
 """
 
-import importlib.metadata
 import json
 import math
-import platform
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +16,8 @@ from typing import Any
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from scfm.data.fingerprint import sha256
-from scfm.data.soma_address import is_address
 from scfm.data.write import atomic_path, make_folder
 from scfm.evaluate import figures, inline, typing_figures
-from scfm.evaluate.celltype_inputs import CelltypeData
 from scfm.evaluate.celltype_result import CelltypeResult
 from scfm.evaluate.report import (
     best_values,
@@ -39,8 +34,6 @@ from scfm.evaluate.report import (
     standing,
 )
 from scfm.evaluate.results import Evaluation, MethodResult
-from scfm.model.base import CellModel
-from scfm.version import __version__
 
 FIGURES = ("scores.png", "reliability.png", "per_class.png")
 DOTS_PER_INCH = 150
@@ -64,24 +57,6 @@ def write_celltype(
     for name, figure in zip(FIGURES, drawings(result), strict=True):
         with atomic_path(folder / name) as path:
             figure.savefig(path, format="png", dpi=DOTS_PER_INCH, facecolor="white")
-
-
-def provenance_of(models: Mapping[str, CellModel], data: CelltypeData) -> dict[str, Any]:
-    """What made these numbers: versions, weights, files by hash."""
-    packages = ("torch", "anndata", "scanpy", "scikit-learn")
-    files = [f for f in (data.reference, data.query) if isinstance(f, str | Path)]
-    return {
-        "scfm": __version__,
-        "weights sha256": {
-            name: str(model.provenance.get("weights_sha256", "never saved"))
-            for name, model in models.items()
-        },
-        "cells sha256": {Path(f).name: sha256(Path(f)) for f in files if not is_address(f)},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
-    }
 
 
 def page(result: CelltypeResult, title: str, provenance: Mapping[str, Any]) -> str:

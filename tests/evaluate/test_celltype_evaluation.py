@@ -5,9 +5,11 @@ import re
 from html.parser import HTMLParser
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+import scfm
 from scfm.errors import ConfigError, LabelError, ScfmWarning
 from scfm.evaluate.celltype_evaluation import evaluate_celltype
 from scfm.evaluate.celltype_inputs import CelltypeData
@@ -137,6 +139,18 @@ def test_donors_are_held_out_and_drawn_whole(files, model_folder):
     assert [len(values) for values in found.per_seed.values()] == [2] * 5
     first = found.evaluation.method("raw_logistic").macro_f1.value
     assert found.per_seed["raw_logistic"][0] == pytest.approx(first)
+
+    axes = scfm.pl.reliability(found, method="raw_logistic")
+    drawn = axes.collections[-1].get_offsets()
+    bins = found.calibration["raw_logistic"].bins
+    np.testing.assert_allclose(drawn, [(b.confidence, b.accuracy) for b in bins])
+    axes = scfm.pl.per_class(found)
+    first = found.evaluation.methods[0]
+    f1 = [first.per_class[label].f1 for label in found.evaluation.labels]
+    np.testing.assert_allclose(axes.collections[1].get_offsets()[:, 0], f1)
+    with pytest.raises(ConfigError, match="No method 'nobody'"):
+        scfm.pl.reliability(found, method="nobody")
+    plt.close("all")
 
 
 def test_a_random_split_is_called_optimistic(files, model_folder, tmp_path):
