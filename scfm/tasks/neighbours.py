@@ -284,14 +284,18 @@ class NeighbourClassifier:
     ) -> TypeProbabilities:
         """The same answer as every label's share of the vote; outliers are too far from all.
 
-        Cells whose embedding is all zeros have no probabilities. Novelty is (1 - mean cosine) / 2.
+        One more vote is shared by all classes: fifteen cells of one mind are no certainty, and a
+        temperature cannot mend a probability of 0. Cells whose embedding is all zeros have no
+        probabilities. Novelty is (1 - mean cosine) / 2.
         """
         neighbour, cosine, is_zero = self._neighbours(embedding, depth)
-        votes = np.where(is_zero[:, None], 0.0, self._votes(neighbour, cosine))
+        k = neighbour.shape[1]
+        votes = (self._votes(neighbour, cosine) * k + 1 / len(self.classes)) / (k + 1)
+        votes = np.where(is_zero[:, None], 0.0, votes / votes.sum(1, keepdims=True))
         similarity = np.where(is_zero, -1.0, cosine.mean(1))
         return TypeProbabilities(
             classes=self.classes,
-            probabilities=votes / np.where(is_zero, 1.0, votes.sum(1))[:, None],
+            probabilities=votes,
             is_outlier=is_zero | (similarity < self.min_similarity),
             novelty=(1.0 - similarity) / 2,
         )

@@ -10,7 +10,7 @@ from scfm.errors import ConfigError
 from scfm.evaluate.celltype_protocol import ProtocolConfig, TypingData, on_classes, run_methods
 from scfm.evaluate.celltype_scoring import reliability, score_runs
 from scfm.evaluate.splits import hold_out_cells, hold_out_groups
-from scfm.evaluate.type_baselines import BASELINES
+from scfm.evaluate.type_baselines import BASELINES, with_doubt
 from scfm.evaluate.type_methods import Cells, Reference
 from scfm.tasks.probability_calibration import ProbabilityCalibration
 from scfm.tasks.type_probabilities import TypeProbabilities
@@ -146,6 +146,11 @@ def test_the_order_of_cells_changes_no_answer(learnable, rng):
             row[plan.judged] = run.probabilities.probabilities[:, 0]
         found[name] = answers
     np.testing.assert_allclose(found["two"], found["one"][:, order], atol=2e-3)
+
+
+def test_votes_of_one_mind_are_no_certainty():
+    votes = with_doubt(np.array([[1.0, 0.0], [0.6, 0.4]]), 4)
+    np.testing.assert_allclose(votes, [[0.9, 0.1], [0.58, 0.42]])
 
 
 def test_reliability_bins_hold_all_cells():
