@@ -70,7 +70,7 @@ def sentence_losses(
     type_target: TypeTarget = "set",
     end_id: int = 0,
     is_annotation: Bool[Tensor, " cell"] | None = None,
-    cell_weight: Float[Tensor, " cell"] | None = None,
+    word_weight: Float[Tensor, " word"] | None = None,
     most_at_once: int = MOST_AT_ONCE,
 ) -> SentenceLosses:
     """V times the mean binary cross-entropy of the words wanted; squared errors of their values.
@@ -89,8 +89,8 @@ def sentence_losses(
         one, which teaches that the coarse type comes first.
     is_annotation
         To which cells ``type_target`` applies; None: to none.
-    cell_weight
-        Of each cell in the means over cells; None: 1.
+    word_weight
+        Of each word of the vocabulary in the cross-entropy; None: 1.
 
     Both parts are means over a cell's places, and pairs of place and word, and then over cells, so
     that the loss of a global batch is the plain mean of its parts' (`mean_squared_error`). A cell
@@ -104,20 +104,20 @@ def sentence_losses(
     said, target_bins = (x[is_target].split(counts) for x in (words, bins.float()))
     cells = [Said(*cell) for cell in zip(said, target_bins, starts, in_turn, strict=True)]
     wanted = partial(_wanted, ends_always=end_target == "always", end_id=end_id)
+    measure = partial(_measure, heads=heads, word_weight=word_weight)
     n_words = heads.words(states[:0]).shape[1]
     chunks = list(_chunks(counts, max(1, most_at_once // n_words)))
 
     sums = states.new_zeros(3, len(counts), dtype=torch.float32)
     errors = []
     for chunk in chunks:
-        found, error = _chunk_sums(states, chunk, cells, wanted, heads, again=len(chunks) > 1)
+        found, error = _chunk_sums(states, chunk, cells, wanted, measure, again=len(chunks) > 1)
         owners = torch.tensor([piece.cell for piece in chunk], device=states.device)
         sums = sums.index_add(1, owners, found)
         errors.append(error.detach())
     n_places = torch.tensor(counts, device=states.device)
-    weight = 1.0 if cell_weight is None else cell_weight
-    by_word = (weight * sums[0] / n_places.clamp(min=1)).mean()
-    by_value = (weight * sums[1] / sums[2].clamp(min=1)).mean()
+    by_word = (sums[0] / n_places.clamp(min=1)).mean()
+    by_value = (sums[1] / sums[2].clamp(min=1)).mean()
     return SentenceLosses(
         by_word,
         by_value,
@@ -158,7 +158,7 @@ def _chunk_sums(
     chunk: list[Piece],
     cells: list[Said],
     wanted: Callable[[Said, Piece], Tensor],
-    heads: Heads,
+    measure: Callable[..., tuple[Tensor, Tensor]],
     *,
     again: bool,
 ) -> tuple[Float[Tensor, "3 piece"], Float[Tensor, " place"]]:
@@ -167,10 +167,10 @@ def _chunk_sums(
     pairs = list(zip(own, chunk, strict=True))
     masks = [wanted(cell, piece) for cell, piece in pairs]
     rows = [states[cell.start + piece.first : cell.start + piece.last] for cell, piece in pairs]
-    measure = partial(_measure, heads=heads, own=own, masks=masks, pieces=chunk)
+    measured = partial(measure, own=own, masks=masks, pieces=chunk)
     if again and torch.is_grad_enabled():
-        return checkpoint(measure, torch.cat(rows), use_reentrant=False)
-    return measure(torch.cat(rows))
+        return checkpoint(measured, torch.cat(rows), use_reentrant=False)
+    return measured(torch.cat(rows))
 
 
 def _wanted(
@@ -192,6 +192,7 @@ def _measure(
     rows: Float[Tensor, "place d"],
     *,
     heads: Heads,
+    word_weight: Float[Tensor, " word"] | None,
     own: list[Said],
     masks: list[Tensor],
     pieces: list[Piece],
@@ -202,8 +203,11 @@ def _measure(
     softplus(x), a wanted one softplus(x) - x: so all cost softplus(x), less the wanted ones' x.
     """
     logits = heads.words(rows).float()
+    unwanted = F.softplus(logits)
+    if word_weight is not None:
+        logits, unwanted = logits * word_weight, unwanted * word_weight
     lengths = [piece.last - piece.first for piece in pieces]
-    unwanted = F.softplus(logits).sum(1).split(lengths)
+    unwanted = unwanted.sum(1).split(lengths)
     sums, errors = [], []
     for all_cost, at, state, cell, mask, piece in zip(
         unwanted, logits.split(lengths), rows.split(lengths), own, masks, pieces, strict=True

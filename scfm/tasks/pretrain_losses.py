@@ -7,6 +7,7 @@ out  BatchLosses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from scfm.batch import CellBatch
@@ -15,6 +16,7 @@ from scfm.model.base import CellModel
 from scfm.model.scmulan import ScmulanModel
 from scfm.objectives.regression import mean_squared_error
 from scfm.objectives.sentence import EndTarget, Heads, TypeTarget, sentence_losses
+from scfm.tokens.words import Words
 
 # "loss", which is made small, and "loss_...", what it is made of: scalars. Of each guessed value
 # "squared_error", "is_expressed" and "cell_of", for the loss by part (scfm.objectives.parts).
@@ -67,6 +69,8 @@ def said_losses(
     assert isinstance(model, ScmulanModel), "sentences are of the scmulan family"
     words, states = model.words, model(cells).tokens
     task = cells.gene_ids[_last_of_prompt(cells)]
+    # None where all count alike: nothing to multiply by
+    word_weight = None if metadata_weight == 1 else _word_weight(words, metadata_weight, states)
 
     def measured(word_logits: Any, value_logits: Any) -> tuple[torch.Tensor, ...]:
         found = sentence_losses(
@@ -80,7 +84,7 @@ def said_losses(
             type_target=type_target,
             end_id=words.end_id,
             is_annotation=task == words.annotate_id,
-            cell_weight=torch.where(task == words.generate_id, 1.0, metadata_weight),
+            word_weight=word_weight,
         )
         return tuple(found)
 
@@ -94,6 +98,12 @@ def said_losses(
         "is_expressed": is_gene[is_gene],
         "cell_of": cell_of[is_gene],
     }
+
+
+def _word_weight(words: Words, metadata_weight: float, like: torch.Tensor) -> torch.Tensor:
+    """Of each word of the vocabulary: 1 for genes, ``metadata_weight`` for all others."""
+    is_gene = words.is_gene(np.arange(len(words.vocab.tokens)))
+    return torch.from_numpy(np.where(is_gene, 1.0, metadata_weight)).to(like.device, torch.float32)
 
 
 def _last_of_prompt(cells: CellBatch) -> torch.Tensor:

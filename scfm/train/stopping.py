@@ -36,10 +36,14 @@ class StopOnRequest(L.Callback):
         self.vote: Vote | None = None
         self.agent: int | None = None
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # here, before Lightning sets a handler of its own, which must not outlive the run
+        self.before = {number: signal.getsignal(number) for number in SIGNALS}
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.is_first = trainer.is_global_zero
         for number in SIGNALS:
-            self.before[number] = signal.signal(number, self._ask)
+            signal.signal(number, self._ask)
         if trainer.world_size > 1:
             self.vote = Vote()
             # Lightning asks the first process about SIGTERM before every batch, on the device:

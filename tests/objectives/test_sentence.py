@@ -13,10 +13,10 @@ V, D = 9, 4
 END = 0
 
 
-def plain(logits, values, y, bins, first, last):
+def plain(logits, values, y, bins, first, last, weight=None):
     """As the paper has it: V times the mean BCE of places first..last, and the squared errors."""
     rows = slice(first, last)
-    words = V_of(logits) * F.binary_cross_entropy_with_logits(logits[rows], y[rows])
+    words = V_of(logits) * F.binary_cross_entropy_with_logits(logits[rows], y[rows], weight)
     is_wanted = y[rows] != 0
     return words, (values[rows] - bins[rows])[is_wanted].square().mean()
 
@@ -99,7 +99,8 @@ def targets(ids, offsets, is_target, end_target, in_turn):
 
 @pytest.mark.parametrize("end_target", ["last", "always"])
 @pytest.mark.parametrize("type_target", ["set", "next"])
-def test_equal_to_the_multi_hot_loss(rng, end_target, type_target):
+@pytest.mark.parametrize("weighs", [False, True])
+def test_equal_to_the_multi_hot_loss(rng, end_target, type_target, weighs):
     counts, prompts = [5, 1, 0, 8], [2, 1, 3, 4]
     ids, bins, is_target, offsets = sentences(rng, counts, prompts)
     states = torch.tensor(rng.normal(size=(len(ids), D)), requires_grad=True)
@@ -110,6 +111,8 @@ def test_equal_to_the_multi_hot_loss(rng, end_target, type_target):
     heads = Heads(lambda s: s @ word_weight.T, lambda s, words: s @ value_weight[words].T)
     given = (states, ids, bins, is_target, offsets, heads)
     how = {"end_target": end_target, "type_target": type_target, "is_annotation": is_annotation}
+    of_words = torch.tensor(rng.uniform(0, 30, V)).float() if weighs else None
+    how["word_weight"] = of_words
     found = sentence_losses(*given, **how)
 
     in_turn = is_annotation.tolist() if type_target == "next" else [False] * 4
@@ -121,7 +124,7 @@ def test_equal_to_the_multi_hot_loss(rng, end_target, type_target):
             last = bounds[cell + 1]
             dense[bounds[cell] : last, ids[last - n_said : last]] = bins[last - n_said : last]
             logits, values = states @ word_weight.T, states @ value_weight.T
-            each.append(plain(logits, values, y, dense, last - n_said - 1, last - 1))
+            each.append(plain(logits, values, y, dense, last - n_said - 1, last - 1, of_words))
     words, values = (torch.stack(part).sum() / 4 for part in zip(*each, strict=True))
     torch.testing.assert_close(found.words.double(), words, rtol=1e-6, atol=0)
     torch.testing.assert_close(found.values.double(), values, rtol=1e-6, atol=0)

@@ -46,6 +46,14 @@ def test_signal_stops_with_a_checkpoint(run, tmp_path, monkeypatch, capsys, sent
     assert [signal.getsignal(number) for number in sent] == before
 
 
+def test_finished_run_leaves_signals_as_they_were(run, tmp_path):
+    """Lightning's handler for SIGTERM, left behind, would make the process deaf to it."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    pretrain(changed(run, train={"steps": 2}), tmp_path / "run", vocab=toy_vocab())
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
 def test_second_ctrl_c_stops_at_once(run, tmp_path, monkeypatch):
     after_step(monkeypatch, 2, send(signal.SIGINT, signal.SIGINT))
     with pytest.raises(Interrupted, match=r"at once.* Go on with: .* --resume"):
