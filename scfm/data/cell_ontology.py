@@ -4,8 +4,7 @@ in   scfm/data/resources/cell_ontology.tsv.gz and cell_type_shorthand.tsv (where
      SOURCES.md there), read once, when asked for
 out  CellOntology: names -> terms, and the terms' order by "is a"
 
-A term is written as its id, "CL:0000084". Source: Tan et al. 2025, bioRxiv 2025.04.10.647725 (the
-Cell Ontology in the age of single-cell omics); CC BY 4.0.
+A term is written as its id, "CL:0000084". Source: Diehl et al. 2016, doi:10.1186/s13326-016-0088-7.
 """
 
 import gzip

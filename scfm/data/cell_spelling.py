@@ -8,16 +8,17 @@ import re
 import unicodedata
 
 GREEK = {
-    **{"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon"},
-    **{"κ": "kappa", "λ": "lambda", "μ": "mu", "ζ": "zeta"},
+    unicodedata.lookup(f"GREEK SMALL LETTER {name}"): name
+    for name in ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "kappa", "lamda", "mu")
 }
 BRITISH = (("haem", "hem"), ("leuco", "leuko"), ("oesoph", "esoph"), ("foet", "fet"))
-DASHES = re.compile("[‐‑‒–—−]")
+DASHES = re.compile("[\u2010-\u2015\u2212]")  # hyphens, dashes, the minus sign
 # what stands before these is a marker: CD4+, CD25-, CD25-/CD45RA+; but not in T-cell
 IS_POSITIVE = re.compile(r"(?<=[a-z0-9])\+")
 IS_NEGATIVE = re.compile(r"(?<=[a-z0-9])-(?=$|[\s,/;)&]|cd\d)")
-IS_PRIME = re.compile(r"(?<=[a-z0-9])['′](?![a-z])")  # Bm2' is another cell than Bm2
+IS_PRIME = re.compile("(?<=[a-z0-9])['\u2032](?![a-z])")  # Bm2' is another cell than Bm2
 IN_BRACKETS = re.compile(r"\s*[(\[][^()\[\]]*[)\]]")
+EVERYWHERE = frozenset({"cell", "cells", "positive", "negative"})
 WORD = re.compile(r"[a-z0-9]+")
 PLURALS = re.compile(r"(?<=[a-z]{3})(?<!s)s\b")  # not "mass", not "NKs"
 
@@ -29,6 +30,7 @@ def words_of(text: str) -> list[str]:
         text = text.replace(letter, name)
     for british, american in BRITISH:
         text = text.replace(british, american)
+    text = text.replace("lamda", "lambda")
     text = IS_NEGATIVE.sub(" negative ", IS_POSITIVE.sub(" positive ", text))
     text = IS_PRIME.sub(" prime ", text)
     return WORD.findall(text)
@@ -61,10 +63,13 @@ def singular(text: str) -> str:
 
 
 def trigrams(text: str) -> frozenset[str]:
-    """Every three letters in a row of a name, word by word, ends marked."""
+    """Every three letters in a row of a name, word by word, ends marked.
+
+    Words that half of all names have say nothing of which name is like which.
+    """
+    words = [word for word in words_of(text) if word not in EVERYWHERE]
     return frozenset(
         padded[at : at + 3]
-        for word in words_of(text)
-        for padded in (f" {word} ",)
+        for padded in (f" {word} " for word in words)
         for at in range(len(padded) - 2)
     )
