@@ -249,7 +249,7 @@ def _shipped() -> CellOntology:
             synonyms[term] = tuple(others.split("|")) if others else ()
         else:
             replaced[term] = new
-            retired += [(name, new)] if new else []
+            retired += [(name, new)] if name and new else []
     for name, new in retired:  # older data sets bear them ("native cell")
         synonyms[new] += (name,)
     by_name = {name: term for term, name in names.items()}

@@ -20,7 +20,8 @@ IS_PRIME = re.compile("(?<=[a-z0-9])['\u2032](?![a-z])")  # Bm2' is another cell
 IN_BRACKETS = re.compile(r"\s*[(\[][^()\[\]]*[)\]]")
 EVERYWHERE = frozenset({"cell", "cells", "positive", "negative"})
 WORD = re.compile(r"[a-z0-9]+")
-PLURALS = re.compile(r"(?<=[a-z]{3})(?<!s)s\b")  # not "mass", not "NKs"
+# cells, MONOCYTES, DCs and NKs; not "mass", nor "CD4s"
+PLURALS = re.compile(r"(?<=[A-Z])s\b|(?i:(?<=[a-z]{3})(?<!s)s\b)")
 
 
 def words_of(text: str) -> list[str]:
@@ -58,7 +59,7 @@ def keys_of(text: str) -> list[str]:
 
 
 def singular(text: str) -> str:
-    """Words of four letters and more without their plural's s."""
+    """Words of four letters and more, and short forms in capitals, without their plural's s."""
     return PLURALS.sub("", text)
 
 

@@ -28,6 +28,7 @@ from scfm.data.store import Store, is_store
 from scfm.errors import ScfmWarning
 from scfm.tasks.back_off import THRESHOLD, BackedOff, Backing
 from scfm.tasks.type_probabilities import TypeProbabilities
+from scfm.tokens.words import Words
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -180,9 +181,11 @@ def tidied(columns: pd.DataFrame) -> pd.DataFrame:
 
 
 def word_terms(vocab: "GeneVocab") -> dict[str, str]:
-    """Text of each word of a model's vocabulary that bears an ontology id, and the id."""
-    pairs = zip(vocab.specials_after, vocab.ontology_ids, strict=False)
-    return {text: term for text, term in pairs if term}
+    """Text of each type word of a model's vocabulary that bears an ontology id, and the id."""
+    words = Words(vocab)
+    ids = {word_id for column in words.columns.values() for word_id in column}
+    pairs = {words.text_of(word_id): words.ontology_id_of(word_id) for word_id in sorted(ids)}
+    return {text: term for text, term in pairs.items() if term.startswith("CL:")}
 
 
 def _names(backed: BackedOff) -> pd.Categorical:
