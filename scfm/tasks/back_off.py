@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from scfm.data.cell_ontology import CellOntology
-from scfm.errors import ConfigError
+from scfm.errors import ConfigError, LabelError
 from scfm.tasks.type_probabilities import TypeProbabilities
 
 THRESHOLD = 0.8
@@ -91,6 +91,13 @@ class Backing:
         assert len(self.classes) == len(self.class_terms)
         if not 0 < self.threshold <= 1:
             raise ConfigError(f"The threshold must lie in (0, 1], got {self.threshold}.")
+        strange = [term for term in self.class_terms if term and term not in self.ontology]
+        if strange:
+            raise LabelError(
+                f"{', '.join(strange[:5])}: no term in use in the Cell Ontology "
+                f"{self.ontology.version}. Wanted ids such as CL:0000084; scfm ontology find NAME "
+                "says which."
+            )
 
     @cached_property
     def terms(self) -> tuple[str, ...]:
@@ -143,7 +150,7 @@ def back_off(
 
     ``terms`` is the term of each class, by name or in order; "" or none for a class without one.
     A cell is unknown where nothing passes but what every cell is (`NO_TYPE`), and where it is an
-    outlier. Raises ConfigError for a threshold outside (0, 1].
+    outlier. Raises ConfigError for a threshold outside (0, 1], LabelError for what is no term.
     """
     if isinstance(terms, Mapping):
         terms = [terms.get(name, "") for name in found.classes]

@@ -172,11 +172,29 @@ class OntologyAnnotation:
         }
 
 
+def ontology_annotation(
+    asked: "bool | Mapped",
+    classes: Sequence[str],
+    *,
+    threshold: float | None = None,
+    known: Mapping[str, str] | None = None,
+) -> OntologyAnnotation | None:
+    """What annotate's ``ontology=`` asks for: True, a mapping or its CSV; None where nothing is."""
+    if asked is None or asked is False:
+        return None
+    mapping = None if asked is True else asked
+    return OntologyAnnotation.of(classes, threshold=threshold, mapping=mapping, known=known)
+
+
 def tidied(columns: pd.DataFrame) -> pd.DataFrame:
-    """The categories that occur, in their order: what legends list. For the whole table, last."""
+    """The ontology's columns with the categories that occur, in their order: what legends list.
+
+    For the whole table, when all its chunks are joined. Other columns are left as they are.
+    """
     kept = columns.copy()
     for name in columns.select_dtypes("category"):
-        kept[name] = columns[name].cat.remove_unused_categories()
+        if str(name).endswith(("_ontology_term", "_ontology_name")):
+            kept[name] = columns[name].cat.remove_unused_categories()
     return kept
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scfm.data.cell_ontology import CellOntology
-from scfm.errors import ConfigError
+from scfm.errors import ConfigError, LabelError
 from scfm.tasks.back_off import NO_TYPE, Backing, back_off
 from scfm.tasks.type_probabilities import TypeProbabilities
 from tests.toy_ontology import ID, toy_ontology
@@ -136,3 +136,8 @@ def test_no_class_has_a_term():
 def test_impossible_thresholds(threshold):
     with pytest.raises(ConfigError, match="threshold"):
         back_off(of([[1, 0, 0, 0, 0, 0]]), TERMS, toy_ontology(), threshold)
+
+
+def test_terms_that_are_none():
+    with pytest.raises(LabelError, match="CL:1: no term in use"):
+        back_off(of([[1, 0, 0, 0, 0, 0]]), {"B cell": "CL:1"}, toy_ontology())

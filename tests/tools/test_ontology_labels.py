@@ -13,6 +13,7 @@ from scfm.tools.ontology_labels import (
     OntologyAnnotation,
     file_label_terms,
     map_labels,
+    ontology_annotation,
     tidied,
     word_terms,
 )
@@ -89,6 +90,19 @@ def test_annotation_backs_off_to_the_name_both_share():
     assert how.settings()["ontology_threshold"] == 0.7
 
 
+def test_what_annotate_is_asked():
+    classes = ("B cell", "mine")
+    assert ontology_annotation(False, classes) is None
+    assert ontology_annotation(None, classes) is None
+    with pytest.warns(ScfmWarning, match="1 of 2 classes"):
+        plain = ontology_annotation(True, classes, threshold=0.6)
+    assert plain is not None
+    assert plain.backing.threshold == 0.6
+    mapped = ontology_annotation({"mine": "T cell"}, classes)
+    assert mapped is not None
+    assert mapped.backing.class_terms == ("CL:0000236", "CL:0000084")
+
+
 def test_chunks_are_the_whole(rng, tmp_path):
     how = OntologyAnnotation.of(("B cell", "CD4 T cell", "CD8 T cell"))
     found = of(rng.dirichlet(np.ones(3), size=40))
@@ -96,6 +110,8 @@ def test_chunks_are_the_whole(rng, tmp_path):
     together = tidied(pd.concat(parts, ignore_index=True))
     pd.testing.assert_frame_equal(together, tidied(how.columns(found, "k")))
     name = together["k_ontology_name"]
+    other = pd.DataFrame({"k_cell_type": pd.Categorical(["a"], categories=["a", "b"])})
+    assert list(tidied(other)["k_cell_type"].cat.categories) == ["a", "b"]
     assert set(name.cat.categories) == set(name)
     made = ad.AnnData(
         np.ones((40, 1), dtype=np.float32), obs=together.set_index(together.index.astype(str))
