@@ -20,13 +20,14 @@ import numpy as np
 import pandas as pd
 from measure import report
 
-from scfm.evaluate.baselines import CountTable, baseline_predictions
+from scfm.evaluate.baselines import baseline_predictions
 from scfm.evaluate.celltype import (
     Prediction,
     common_labels,
     evaluate_transfer,
     read_label_mapping,
 )
+from scfm.evaluate.log_counts import CountTable
 from scfm.evaluate.results import Evaluation
 from scfm.tasks.pretrain import pretrain
 from scfm.tasks.pretrain_run import load_run

@@ -1,5 +1,6 @@
 """scfm evaluate: a model beside its baselines, on real cells."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,166 @@ app = typer.Typer(
     help="Judge a model beside its baselines on the same cells.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.command("celltype")
+def celltype(
+    data: Annotated[
+        str, typer.Argument(help="Labelled cells to judge: h5ad, zarr, 10x h5, mtx folder, loom.")
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option("--model", help="Model folder, run folder or hub id; may be given again."),
+    ],
+    label: Annotated[str, typer.Option(help="obs column of the true labels.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for report.html, metrics.json and figures.")
+    ],
+    reference: Annotated[
+        str | None,
+        typer.Option(help="Labelled cells to learn from. Without it DATA is split."),
+    ] = None,
+    reference_label: Annotated[
+        str | None, typer.Option(help="obs column of the reference's labels; default: the same.")
+    ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV of dataset, label, common: labels in common terms; empty leaves out."
+        ),
+    ] = None,
+    split_by: Annotated[
+        str | None,
+        typer.Option(help="obs column whose groups (donors, data sets) are held out whole."),
+    ] = None,
+    donor: Annotated[
+        str | None,
+        typer.Option(help="obs column that intervals are over; default: that of --split-by."),
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Folds that DATA is split into.")] = 5,
+    unknown: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Label to leave out of what is learned, may be given again; default: all."
+        ),
+    ] = None,
+    skip_unknown: Annotated[
+        bool, typer.Option("--skip-unknown", help="Leave no label out; several times faster.")
+    ] = False,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Of splits and methods; may be given several times.")
+    ] = None,
+    bootstrap: Annotated[int, typer.Option(min=1, help="Resamples of an interval.")] = 1_000,
+    pooling: options.Pooling = None,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+    layer: options.Layer = None,
+    species: options.SpeciesOption = options.Species.auto,
+    orthologs: options.Orthologs = False,
+    minimum_coverage: options.MinimumCoverage = 0.5,
+    json: options.Json = False,
+) -> None:
+    """Who types cells best, by how much, and whose confidence can be believed.
+
+    The model beside PCA and neighbours, logistic regressions, CellTypist's recipe, the untrained
+    network and the majority class, on held-out donors (--split-by), on another data set
+    (--reference), or on cells at random, which is optimistic.
+    """
+    config = options.input_config(layer, species, orthologs, False, minimum_coverage)
+    from scfm.evaluate.celltype import read_label_mapping
+    from scfm.evaluate.celltype_evaluation import evaluate_celltype
+    from scfm.evaluate.celltype_inputs import CelltypeData
+    from scfm.evaluate.celltype_protocol import ProtocolConfig
+    from scfm.evaluate.celltype_report import write_celltype
+    from scfm.evaluate.provenance import provenance_of
+    from scfm.tools.loading import load
+
+    cells = CelltypeData(
+        query=data,
+        label_key=label,
+        reference=reference,
+        reference_label_key=reference_label,
+        mapping=read_label_mapping(mapping) if mapping else None,
+        split_by=split_by,
+        donor_key=donor,
+    )
+    settings = ProtocolConfig(
+        n_folds=folds,
+        unknown=() if skip_unknown else tuple(unknown) if unknown else None,
+        n_bootstrap=bootstrap,
+        seeds=tuple(seed) if seed else (0,),
+    )
+    models = {name: load(name, device=device) for name in model}
+    with _StagedProgress("method folds") as progress:
+        found = evaluate_celltype(
+            *(cells, models),
+            config=settings,
+            reading=config,
+            pooling=pooling,
+            batch_size=batch_size,
+            on_progress=progress,
+        )
+    made = provenance_of(models, [reference, data] if reference else [data])
+    write_celltype(found, out, title="Cell typing", provenance=made)
+    print(found.table(), flush=True)
+    options.say(f"Wrote {out}: report.html, metrics.json, figures.")
+    if json:
+        options.print_json({"out": str(out), "verdict": found.verdict})
+
+
+@app.command("integration")
+def integration(
+    data: Annotated[
+        str, typer.Argument(help="Cells with types and batches: h5ad, zarr, 10x h5, loom.")
+    ],
+    model: Annotated[
+        list[str],
+        typer.Option("--model", help="Model folder, run folder or hub id; may be given again."),
+    ],
+    label: Annotated[str, typer.Option(help="obs column of cell types.")],
+    batch: Annotated[str, typer.Option(help="obs column of batches.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.html and metrics.json.")],
+    cells: Annotated[int, typer.Option(min=50, help="Cells to judge, at most.")] = 5_000,
+    draws: Annotated[int, typer.Option(min=2, help="Draws of 80 % of them, for the spread.")] = 5,
+    seed: Annotated[int, typer.Option(help="For the cells, the draws and the clusters.")] = 0,
+    pooling: options.Pooling = None,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+    layer: options.Layer = None,
+    species: options.SpeciesOption = options.Species.auto,
+    orthologs: options.Orthologs = False,
+    minimum_coverage: options.MinimumCoverage = 0.5,
+    json: options.Json = False,
+) -> None:
+    """Are batches mixed and types kept apart? Beside principal components and Harmony.
+
+    Scores of scIB: silhouettes, iLISI and cLISI, NMI and ARI of Leiden clusters, connectivity.
+    """
+    config = options.input_config(layer, species, orthologs, False, minimum_coverage)
+    from scfm.evaluate.integration import IntegrationConfig, evaluate_integration
+    from scfm.evaluate.integration_report import write_integration
+    from scfm.evaluate.provenance import provenance_of
+    from scfm.tools.loading import load
+
+    settings = IntegrationConfig(n_cells=cells, n_draws=draws, seed=seed)
+    models = {name: load(name, device=device) for name in model}
+    with _StagedProgress("embeddings") as progress:
+        found = evaluate_integration(
+            *(data, models),
+            label_key=label,
+            batch_key=batch,
+            config=settings,
+            reading=config,
+            pooling=pooling,
+            batch_size=batch_size,
+            on_progress=progress,
+        )
+    made = provenance_of(models, [data])
+    write_integration(found, out, title="Integration", provenance=made)
+    print(found.table(), flush=True)
+    options.say(f"Wrote {out}: report.html, metrics.json.")
+    if json:
+        options.print_json({"out": str(out), "verdict": found.verdict})
 
 
 @app.command("denoise")
@@ -132,3 +293,26 @@ def generation(
     options.say(f"Wrote {out}: metrics.json, report.html.")
     if json:
         options.print_json({"out": str(out), "verdict": found.verdict})
+
+
+class _StagedProgress:
+    """The progress of several stages, one after the other; ``unit`` is what the last one counts."""
+
+    def __init__(self, unit: str):
+        self.unit, self.stage, self.shown = unit, "", None
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        return self.update
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        if stage != self.stage:
+            self.__exit__()
+            unit = "cells" if stage.startswith("embed") else self.unit
+            self.stage, self.shown = stage, options.CellProgress(stage, unit)
+            self.shown.__enter__()
+        assert self.shown is not None
+        self.shown.update(done, total)
+
+    def __exit__(self, *_: object) -> None:
+        if self.shown is not None:
+            self.shown.__exit__()

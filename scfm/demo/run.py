@@ -24,13 +24,14 @@ from jaxtyping import Bool, Float, Shaped
 from scfm.data.fingerprint import sha256
 from scfm.data.write import make_folder, write_h5ad
 from scfm.errors import OutputError
-from scfm.evaluate.baselines import CountTable, baseline_predictions
+from scfm.evaluate.baselines import baseline_predictions
 from scfm.evaluate.celltype import (
     Prediction,
     common_labels,
     evaluate_transfer,
     read_label_mapping,
 )
+from scfm.evaluate.log_counts import CountTable
 from scfm.evaluate.report import write_metrics, write_report
 from scfm.evaluate.results import Evaluation
 from scfm.model.base import CellModel

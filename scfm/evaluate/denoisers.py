@@ -20,7 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from scfm.evaluate.baselines import SCALE, log1p_cp10k
+from scfm.evaluate.log_counts import SCALE, log1p_cp10k
 
 N_COMPONENTS = 30
 N_NEIGHBOURS = 30  # itself included
@@ -119,5 +119,7 @@ BASELINES: dict[str, Callable[[ThinnedCells], Float[np.ndarray, "judged gene"]]]
 
 def run_baselines(cells: ThinnedCells) -> dict[str, Float[np.ndarray, "judged gene"]]:
     """Predictions of all baselines."""
-    with threadpool_limits(1):  # as in scfm.evaluate.baselines: threads only wait at these sizes
+    with threadpool_limits(
+        1
+    ):  # as in scfm.evaluate.celltype_protocol: threads only wait at these sizes
         return {key: method(cells) for key, method in BASELINES.items()}

@@ -21,10 +21,10 @@ from jaxtyping import Float, Int
 from scfm.data.read import open_counts
 from scfm.data.write import atomic_path, make_folder
 from scfm.errors import ConfigError, InputError
-from scfm.evaluate.baselines import log1p_cp10k
 from scfm.evaluate.denoisers import ThinnedCells, run_baselines
 from scfm.evaluate.denoising_figure import draw
 from scfm.evaluate.denoising_result import MODEL, DenoisingResult, ShareResult
+from scfm.evaluate.log_counts import log1p_cp10k
 from scfm.evaluate.profile_scores import score_profiles
 from scfm.evaluate.thinned import LEAST_CELLS, SHARES, RealCells, sample_cells, thin
 from scfm.model.base import CellModel

@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 
 from scfm.errors import ConfigError
-from scfm.evaluate.baselines import log1p_cp10k
 from scfm.evaluate.generation_baselines import binned, n_rows, negative_binomial, noisy
 from scfm.evaluate.generation_data import LEAST_CELLS, MatchedCells, match_cells
 from scfm.evaluate.generation_result import GENERATED, GenerationResult
@@ -32,6 +31,7 @@ from scfm.evaluate.generation_scores import (
     resamples,
     score_type,
 )
+from scfm.evaluate.log_counts import log1p_cp10k
 from scfm.evaluate.profile_scores import pearson_rows
 from scfm.tokens.inputs import InputConfig
 
@@ -96,7 +96,7 @@ def evaluate_generation(
         seed=config.seed,
         config=input_config or InputConfig(),
     )
-    with threadpool_limits(1):  # as in scfm.evaluate.baselines
+    with threadpool_limits(1):  # as in scfm.evaluate.celltype_protocol
         return _judge(cells, config, label_key, fit is not None, on_progress)
 
 

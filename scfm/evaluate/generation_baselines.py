@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float
 
-from scfm.evaluate.baselines import log1p_cp10k
+from scfm.evaluate.log_counts import log1p_cp10k
 from scfm.tokens.bin_values import values_from_bins
 from scfm.tokens.value_bins import value_bins
 

@@ -77,6 +77,7 @@ class Evaluation:
     verdict: str
     n_bootstrap: int
     seed: int
+    resampled: str = "cells"  # what the intervals are over: cells, or whole groups of a column
 
     def method(self, key: str) -> MethodResult:
         return next(m for m in self.methods if m.key == key)
@@ -96,5 +97,5 @@ class Evaluation:
             "labels": list(self.labels),
             "methods": methods,
             "model_minus_baseline_macro_f1": {k: asdict(v) for k, v in self.versus.items()},
-            "bootstrap": {"resamples": self.n_bootstrap, "over": "cells", "seed": self.seed},
+            "bootstrap": {"resamples": self.n_bootstrap, "over": self.resampled, "seed": self.seed},
         }

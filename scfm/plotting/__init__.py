@@ -1,6 +1,14 @@
 """scfm.pl: figures of annotated data, evaluations and training, returned as matplotlib Axes."""
 
-from scfm.plotting.scores import confusion, loss_curve, method_scores
+from scfm.plotting.scores import confusion, loss_curve, method_scores, per_class, reliability
 from scfm.plotting.umap import umap_confidence, umap_labels
 
-__all__ = ["confusion", "loss_curve", "method_scores", "umap_confidence", "umap_labels"]
+__all__ = [
+    "confusion",
+    "loss_curve",
+    "method_scores",
+    "per_class",
+    "reliability",
+    "umap_confidence",
+    "umap_labels",
+]

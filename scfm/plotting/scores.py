@@ -11,8 +11,9 @@ import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from scfm.errors import LabelError
-from scfm.evaluate import figures
+from scfm.errors import ConfigError, LabelError
+from scfm.evaluate import figures, typing_figures
+from scfm.evaluate.celltype_result import CelltypeResult
 from scfm.evaluate.results import Evaluation
 
 
@@ -56,6 +57,37 @@ def method_scores(evaluation: Evaluation, *, ax: Axes | None = None) -> Axes:
         [method.macro_f1 for method in methods],
         highlight=[method.kind for method in methods].index("model"),
     )
+    return ax
+
+
+def reliability(
+    result: CelltypeResult, *, method: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """Share of cells that are right against how sure a method was, a dot a bin of cells.
+
+    ``method`` is a key of ``result.calibration``; None: the model judged. Raises ConfigError for
+    one that is not there.
+    """
+    key = result.evaluation.methods[0].key if method is None else method
+    if key not in result.calibration:
+        raise ConfigError(f"No method '{key}'; there are {', '.join(result.calibration)}.")
+    ax = ax if ax is not None else plt.subplots(figsize=(3.6, 3.6), layout="constrained")[1]
+    typing_figures.reliability(ax, result.calibration[key].bins)
+    ax.set_title(result.evaluation.method(key).name, fontsize=10, parse_math=False)
+    return ax
+
+
+def per_class(result: CelltypeResult, *, ax: Axes | None = None) -> Axes:
+    """F1 of every label: the model in colour, the other methods as grey dots."""
+    labels = list(result.evaluation.labels)
+    if ax is None:
+        size = (5, 0.8 + 0.35 * len(labels))
+        ax = plt.subplots(figsize=size, layout="constrained")[1]
+    found = {
+        method.name: [method.per_class[label].f1 for label in labels]
+        for method in result.evaluation.methods
+    }
+    typing_figures.per_class(ax, found, labels)
     return ax
 
 

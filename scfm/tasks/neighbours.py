@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Num, Shaped
 
 from scfm.errors import InputError, LabelError
+from scfm.tasks.type_probabilities import TypeProbabilities
 
 # Cosines are compared on this grid: two that differ by less are a tie. Without it a tie would be
 # decided by the last bit of a matrix product, which hangs on the CPU and on who is in the block.
@@ -257,17 +258,7 @@ class NeighbourClassifier:
         A cell whose embedding is all zeros has no direction, so no neighbours: it is unknown, with
         confidence 0. Raises InputError for NaN or another number of dimensions.
         """
-        n_dimensions = np.shape(embedding)[1]
-        if n_dimensions != len(self.frame.mean):
-            raise InputError(
-                f"the query's embedding has {n_dimensions} dimensions, the reference's "
-                f"{len(self.frame.mean)}. Embed both with the same model."
-            )
-        if self.depth_slope is not None:
-            assert depth is not None, "a reference fitted with depths wants the query's"
-            embedding = self.depth_slope.removed(embedding, depth)
-        directions, is_zero = _unit_vectors(self.frame.apply(embedding), "the query")
-        neighbour, cosine = nearest(directions, self.directions, self.config.n_neighbours)
+        neighbour, cosine, is_zero = self._neighbours(embedding, depth)
         votes = self._votes(neighbour, cosine)
         cells = np.arange(len(votes))
         first = votes.argmax(1)  # argmax takes the first of equals: ties fall to label order
@@ -285,6 +276,45 @@ class NeighbourClassifier:
             | (confidence < self.config.min_confidence)
             | (similarity < self.min_similarity),
         )
+
+    def probabilities(
+        self,
+        embedding: Num[np.ndarray, "cell d"],
+        depth: Float[np.ndarray, " cell"] | None = None,
+    ) -> TypeProbabilities:
+        """The same answer as every label's share of the vote; outliers are too far from all.
+
+        One more vote is shared by all classes: fifteen cells of one mind are no certainty, and a
+        temperature cannot mend a probability of 0. Cells whose embedding is all zeros have no
+        probabilities. Novelty is (1 - mean cosine) / 2.
+        """
+        neighbour, cosine, is_zero = self._neighbours(embedding, depth)
+        k = neighbour.shape[1]
+        votes = (self._votes(neighbour, cosine) * k + 1 / len(self.classes)) / (k + 1)
+        votes = np.where(is_zero[:, None], 0.0, votes / votes.sum(1, keepdims=True))
+        similarity = np.where(is_zero, -1.0, cosine.mean(1))
+        return TypeProbabilities(
+            classes=self.classes,
+            probabilities=votes,
+            is_outlier=is_zero | (similarity < self.min_similarity),
+            novelty=(1.0 - similarity) / 2,
+        )
+
+    def _neighbours(
+        self, embedding: Num[np.ndarray, "cell d"], depth: Float[np.ndarray, " cell"] | None
+    ) -> tuple[Int[np.ndarray, "cell k"], Float[np.ndarray, "cell k"], Bool[np.ndarray, " cell"]]:
+        """Each query cell's neighbours, their cosines, and which cells have no direction."""
+        n_dimensions = np.shape(embedding)[1]
+        if n_dimensions != len(self.frame.mean):
+            raise InputError(
+                f"the query's embedding has {n_dimensions} dimensions, the reference's "
+                f"{len(self.frame.mean)}. Embed both with the same model."
+            )
+        if self.depth_slope is not None:
+            assert depth is not None, "a reference fitted with depths wants the query's"
+            embedding = self.depth_slope.removed(embedding, depth)
+        directions, is_zero = _unit_vectors(self.frame.apply(embedding), "the query")
+        return *nearest(directions, self.directions, self.config.n_neighbours), is_zero
 
     def _votes(
         self, neighbour: Int[np.ndarray, "cell k"], cosine: Float[np.ndarray, "cell k"]

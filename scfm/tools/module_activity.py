@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 
 from scfm.data.gene_choice import find_genes
 from scfm.errors import ConfigError, InputError
-from scfm.evaluate.baselines import variable_genes
 from scfm.evaluate.gene_modules import compare_modules
+from scfm.evaluate.log_counts import variable_genes
 from scfm.model.base import CellModel
 from scfm.tasks.decoding import check_decodes
 from scfm.tasks.expression import gene_of_column, log_expression, measured_genes

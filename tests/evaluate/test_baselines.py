@@ -7,14 +7,9 @@ import scanpy as sc
 import scipy.sparse as sp
 
 from scfm.errors import GeneCoverageError, LabelError
-from scfm.evaluate.baselines import (
-    BASELINES,
-    CountTable,
-    baseline_predictions,
-    log1p_cp10k,
-    shared_genes,
-)
+from scfm.evaluate.baselines import BASELINES, baseline_predictions
 from scfm.evaluate.celltype import common_labels, read_label_mapping
+from scfm.evaluate.log_counts import CountTable, log1p_cp10k, shared_genes
 from scfm.metrics import accuracy, macro_f1
 
 N_CELLS = {"zheng_facs_pbmc": (3_874, 16_791), "pbmc3k": (2_700, 32_738)}

@@ -1,0 +1,247 @@
+"""scfm evaluate celltype: files and models in, a judged comparison out.
+
+in   labelled cells (one set that is split, or a reference and a query), models
+out  CelltypeResult: every method on the same cells and folds
+
+All methods see the same cells; model-free ones the genes that both sets share, models the genes
+of their own vocabulary in each file.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from scfm.errors import ScfmWarning
+from scfm.evaluate.celltype_inputs import (
+    CelltypeData,
+    OpenedCells,
+    described,
+    notes_on,
+    open_cells,
+    plan_of,
+)
+from scfm.evaluate.celltype_protocol import MethodRun, ProtocolConfig, TypingData, run_methods
+from scfm.evaluate.celltype_result import CelltypeResult
+from scfm.evaluate.celltype_scoring import score_runs
+from scfm.evaluate.contamination import Contamination, find_contamination, pretraining_data
+from scfm.evaluate.splits import SplitPlan
+from scfm.evaluate.type_baselines import BASELINES
+from scfm.evaluate.type_methods import Cells, Embedded, Method
+from scfm.evaluate.type_models import (
+    UNTRAINED_NOTE,
+    ByNeighbours,
+    Given,
+    embed_all,
+    knows_words,
+    untrained,
+    words_of,
+)
+from scfm.metrics import macro_f1
+from scfm.model.base import CellModel
+from scfm.tasks.probability_calibration import ProbabilityCalibration
+from scfm.tasks.type_probabilities import TypeProbabilities
+from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tokens.pool import PoolMember
+
+WORDS = "words"  # the data set under which a mapping puts a model's words in common terms
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class _ModelMethods:
+    """What the models say of all cells, and the methods that look it up."""
+
+    embedded: dict[str, Embedded] = field(default_factory=dict)
+    given: dict[str, TypeProbabilities] = field(default_factory=dict)
+    methods: list[Method] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """How models are asked about the cells."""
+
+    opened: OpenedCells
+    reading: InputConfig
+    pooling: str | None
+    batch_size: int
+    on_progress: Progress
+
+    def members(self, model: CellModel) -> list[PoolMember]:
+        """Each set, opened for the model. A named layer is the query's."""
+        assert model.vocab is not None, "models are loaded or built with a vocabulary"
+        last = len(self.opened.sources) - 1
+        return [
+            open_input(
+                source,
+                model.vocab,
+                self.reading if number == last else replace(self.reading, layer=None),
+                model.token_config,
+            )[0]
+            for number, source in enumerate(self.opened.sources)
+        ]
+
+    def embedded(self, model: CellModel, what: str) -> Embedded:
+        """The labelled cells of all sets, in the table's order."""
+        parts = [
+            embed_all(
+                *(model, member),
+                pooling=self.pooling,
+                batch_size=self.batch_size,
+                on_progress=partial(self.on_progress, what),
+            ).part(cells.rows)
+            for cells, member in zip(self.opened.sets, self.members(model), strict=True)
+        ]
+        return Embedded(
+            np.concatenate([part.vectors for part in parts]),
+            np.concatenate([part.depth for part in parts]),
+        )
+
+    def words(self, model: CellModel, mapping: Mapping[str, str], what: str) -> TypeProbabilities:
+        """What the model says of the same cells by words."""
+        parts = [
+            words_of(
+                *(model, member, mapping),
+                batch_size=self.batch_size,
+                on_progress=partial(self.on_progress, what),
+            ).part(cells.rows)
+            for cells, member in zip(self.opened.sets, self.members(model), strict=True)
+        ]
+        return TypeProbabilities.joined(parts)
+
+
+def evaluate_celltype(
+    data: CelltypeData,
+    models: Mapping[str, CellModel],
+    *,
+    config: ProtocolConfig | None = None,
+    reading: InputConfig | None = None,
+    pooling: str | None = None,
+    batch_size: int = 64,
+    baselines: Sequence[Method] = BASELINES,
+    more: Sequence[Method] = (),
+    on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> CelltypeResult:
+    """Judge models beside the baselines on the same cells.
+
+    Parameters
+    ----------
+    models
+        By name or folder; a folder's record of pretraining is searched for the judged cells.
+    more
+        Further methods, such as one of your own (`scfm.evaluate.type_methods.Method`).
+    on_progress
+        Called with what is done ("embed ...", "evaluate"), how much of it, and how much there is.
+
+    Raises LabelError, GeneCoverageError and ConfigError for data that cannot be judged on.
+    """
+    config, reading = config or ProtocolConfig(), reading or InputConfig()
+    opened = open_cells(data, reading)
+    plan = plan_of(data, opened, config, config.seeds[0])
+    if plan.is_optimistic:
+        warnings.warn(
+            "The split is random over cells, so scores are optimistic about new donors. Name the "
+            "donors: split_by (--split-by donor_id).",
+            category=ScfmWarning,
+            stacklevel=2,
+        )
+    asking = _Asking(opened, reading, pooling, batch_size, on_progress)
+    asked = ask_models(models, asking, data, config.seeds[0])
+    cells = Cells(opened.log_counts, asked.embedded, asked.given)
+    typing = TypingData(cells, opened.labels, opened.groups)
+    methods = [*asked.methods, *more, *baselines]
+    runs = run_methods(
+        *(typing, plan, methods, config),
+        seed=config.seeds[0],
+        on_progress=partial(on_progress, "evaluate"),
+    )
+    judged = plan.judged
+    return score_runs(
+        *(runs, opened.labels[judged]),
+        None if opened.groups is None else opened.groups[judged],
+        *(plan, config),
+        reference=described(opened, 0, data),
+        query=described(opened, -1, data),
+        over=data.donor_key or data.split_by or "cells",
+        per_seed=_per_seed(runs, plan, typing, data, opened, methods, config),
+        contamination=contamination_of(models, opened, reading),
+        notes=notes_on(opened),
+    )
+
+
+def ask_models(
+    models: Mapping[str, CellModel], asking: _Asking, data: CelltypeData, seed: int
+) -> _ModelMethods:
+    """Every model by reference and untrained; by words where it knows some."""
+    found = _ModelMethods()
+    words = (data.mapping or {}).get(WORDS, {})
+    for name, model in models.items():
+        short = _short(name, models)
+        key, fresh = short, f"{short}_untrained"
+        title = f"{short}, nearest neighbours"
+        found.embedded[key] = asking.embedded(model, f"embed {key}")
+        found.embedded[fresh] = asking.embedded(untrained(model, seed), f"embed {fresh}")
+        zero_shot = "zero-shot: no weight learned a label"
+        found.methods += [
+            ByNeighbours(key, title, zero_shot, key, "model"),
+            ByNeighbours(fresh, f"{title}, untrained", UNTRAINED_NOTE, fresh, "untrained"),
+        ]
+        if knows_words(model):
+            key = f"{short}_words"
+            found.given[key] = asking.words(model, words, f"embed {key}")
+            note = "by the model's own words for types; no reference"
+            own = ProbabilityCalibration()  # its temperature is in what it says
+            found.methods.append(Given(key, f"{short}, by words", note, own))
+    return found
+
+
+def _per_seed(
+    runs: Sequence[MethodRun],
+    plan: SplitPlan,
+    typing: TypingData,
+    data: CelltypeData,
+    opened: OpenedCells,
+    methods: Sequence[Method],
+    config: ProtocolConfig,
+) -> dict[str, list[float]]:
+    """Macro-F1 of every method with every seed, the first seed's from its runs."""
+    found: dict[str, list[float]] = {run.method.key: [] for run in runs}
+    for seed in config.seeds:
+        if seed != config.seeds[0]:
+            plan = plan_of(data, opened, config, seed)
+            runs = run_methods(typing, plan, methods, replace(config, unknown=()), seed=seed)
+        for run in runs:
+            score = macro_f1(opened.labels[plan.judged], run.probabilities.label)
+            found[run.method.key].append(score)
+    return found
+
+
+def contamination_of(
+    models: Mapping[str, CellModel], opened: OpenedCells, reading: InputConfig
+) -> dict[str, Contamination]:
+    """By model and data set; models without a folder have no record to search."""
+    found = {}
+    for model in models:
+        if not Path(model).is_dir():
+            continue
+        pretraining = pretraining_data(model)
+        for cells, source in zip(opened.sets, opened.sources, strict=True):
+            found[f"{_short(model, models)}: {cells.name}"] = find_contamination(
+                pretraining, source, name=cells.name, species=reading.species
+            )
+    return found
+
+
+def _short(name: str, models: Mapping[str, CellModel]) -> str:
+    """The folder's last name that tells the models apart; "scfm" for a single one."""
+    if len(models) == 1:
+        return "scfm"
+    parts = [part for part in Path(name).parts if part != "model"]
+    short = parts[-1] if parts else name
+    others = sum(
+        [part for part in Path(m).parts if part != "model"][-1:] == [short] for m in models
+    )
+    return short if others == 1 else name
