@@ -25,6 +25,7 @@ from scfm.cli import (
     finetune,
     generate,
     info,
+    ontology,
     plan,
     prepare,
     pretrain,
@@ -47,6 +48,7 @@ for module in (
     app.command(module.__name__.rpartition(".")[2])(module.command)
 app.add_typer(finetune.app, name="finetune")
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(ontology.app, name="ontology")
 
 
 @app.callback(invoke_without_command=True)

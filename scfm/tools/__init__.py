@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from scfm.tools.generated_cells import generate
     from scfm.tools.in_silico import perturb_in_silico
     from scfm.tools.module_activity import gene_modules
+    from scfm.tools.ontology_labels import map_labels
     from scfm.tools.perturbation import finetune_perturbation, perturb
     from scfm.tools.type_calibration import calibrate
 
@@ -30,6 +31,7 @@ __all__ = [
     "gene_embedding",
     "gene_modules",
     "generate",
+    "map_labels",
     "perturb",
     "perturb_in_silico",
 ]
@@ -45,6 +47,7 @@ _LAZY = {
     "gene_embedding": "scfm.tools.gene_embeddings",
     "gene_modules": "scfm.tools.module_activity",
     "generate": "scfm.tools.generated_cells",
+    "map_labels": "scfm.tools.ontology_labels",
     "perturb": "scfm.tools.perturbation",
     "perturb_in_silico": "scfm.tools.in_silico",
 }
