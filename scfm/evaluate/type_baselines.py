@@ -67,7 +67,9 @@ class FittedClassifier:
         seen = self.represent(cells)
         found = np.asarray(self.classifier.predict_proba(seen), dtype=np.float64)
         if isinstance(self.classifier, KNeighborsClassifier):
-            found = with_doubt(found, int(self.classifier.n_neighbors))
+            n_neighbours = self.classifier.n_neighbors
+            assert n_neighbours is not None
+            found = with_doubt(found, n_neighbours)
         return TypeProbabilities(
             classes=tuple(map(str, self.classifier.classes_)),
             probabilities=found / found.sum(1, keepdims=True),
