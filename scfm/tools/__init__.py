@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scfm.tools.gene_embeddings import gene_embedding
     from scfm.tools.generated_cells import generate
     from scfm.tools.in_silico import perturb_in_silico
+    from scfm.tools.label_scores import score
     from scfm.tools.module_activity import gene_modules
     from scfm.tools.ontology_labels import map_labels
     from scfm.tools.perturbation import finetune_perturbation, perturb
@@ -34,6 +35,7 @@ __all__ = [
     "map_labels",
     "perturb",
     "perturb_in_silico",
+    "score",
 ]
 
 _LAZY = {
@@ -50,6 +52,7 @@ _LAZY = {
     "map_labels": "scfm.tools.ontology_labels",
     "perturb": "scfm.tools.perturbation",
     "perturb_in_silico": "scfm.tools.in_silico",
+    "score": "scfm.tools.label_scores",
 }
 
 
