@@ -1,4 +1,5 @@
-"""The narrow waist: cells as tokens, packed. NumPy and torch arrays alike; imports neither.
+"""The narrow waist: cells as tokens, packed; windows of DNA. NumPy and torch arrays alike; imports
+neither.
 
 A batch of cells is one flat run of tokens; cell ``i`` owns ``offsets[i]:offsets[i + 1]``. No
 padding exists until an attention kernel wants it, so no result can depend on it.
@@ -96,3 +97,46 @@ class CellStates:
     tokens: Float[Any, "visible d"]
     offsets: Int[Any, " bound"]
     cell: Float[Any, "cell d"]
+
+
+@dataclass(frozen=True)
+class RegionBatch:
+    """Windows of DNA with what is known of their accessibility, ready for a model.
+
+    An example is a window seen in one group of cells (a cell, a metacell, a cell type), or in none.
+
+    Attributes
+    ----------
+    sequence
+        One-hot over A, C, G, T; all 0 at N and past a chromosome's end.
+    signal
+        Accessibility along the window, a row a track: log1p of insertions (or fragments) a base
+        pair, scaled to 20 million in all; no rows where a model reads sequence only.
+    labels
+        1 bound, 0 not bound, -1 unknown, for every task (a TF, or a TF in a cell type).
+    region_index
+        Which region of the source this is.
+    group_index
+        Which group of cells; -1 where there is none.
+    cell
+        Embedding of the group's cells by a model of RNA; None where a run has none.
+    has_cell
+        False where a group has no embedding: its row in ``cell`` is 0 and means nothing.
+    """
+
+    sequence: Float[Any, "window 4 base"]
+    signal: Float[Any, "window track base"]
+    labels: Int[Any, "window task"]
+    region_index: Int[Any, " window"]
+    group_index: Int[Any, " window"]
+    cell: Float[Any, "window d"] | None = None
+    has_cell: Bool[Any, " window"] | None = None
+
+    @property
+    def n_windows(self) -> int:
+        return len(self.region_index)
+
+    def map(self, convert: Callable[[Any], Any]) -> "RegionBatch":
+        """The same batch with every array passed through ``convert`` (to a device, to torch)."""
+        arrays = {k: convert(v) for k, v in vars(self).items() if v is not None}
+        return replace(self, **arrays)
