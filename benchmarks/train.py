@@ -3,7 +3,8 @@
 One JSON line on stdout. Three questions, each answered by runs of ``scfm pretrain`` as a user
 starts them, read off their metrics.csv:
 
-scaling    two processes against one at the same global batch, ddp, one thread each
+scaling    two processes against one at the same global batch, ddp, one thread each; beside it what
+           the machine allows: two runs of half the batch side by side that share nothing
 strategies fsdp and DeepSpeed against ddp, two processes, step time
 data wait  share of the time in which one process waits for its next batch, from a store
 
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,14 +56,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--config", default="scfm-10m", help="of the processes")
     parser.add_argument("--small", default="scfm-3m", help="of the trainer's cost and data wait")
+    parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=STRATEGIES)
     asked = parser.parse_args()
     store = make_store(asked.folder)
-    sides = [("ddp", 1), *((strategy, 2) for strategy in STRATEGIES)]
+    strategies = ["ddp", *(name for name in asked.strategies if name != "ddp")]
+    sides = [("ddp", 1), *((strategy, 2) for strategy in strategies)]
     seconds: dict[tuple[str, int], list[float]] = {side: [] for side in sides}
-    trainer, bare, waits = [], [], []
+    apart, trainer, bare, waits = [], [], [], []
     for _ in range(asked.rounds):
         for strategy, n in sides:
             seconds[strategy, n].append(step_seconds(asked.config, store, strategy, n))
+        apart.append(apart_seconds(asked.config, store))
         under_trainer, wait = trainer_step(asked.small, store)
         trainer.append(under_trainer)
         waits.append(wait)
@@ -71,8 +76,9 @@ def main() -> None:
         {
             "what": "pretraining steps: processes, strategies, the trainer's cost, data wait",
             "two processes against one": ratios(one, two),
+            "two that share nothing against one": ratios(one, apart),
             "step time against ddp": {
-                strategy: ratios(seconds[strategy, 2], two) for strategy in STRATEGIES[1:]
+                strategy: ratios(seconds[strategy, 2], two) for strategy in strategies[1:]
             },
             "seconds a step": {f"{s} x {n}": spread(seconds[s, n]) for s, n in sides},
             "trainer against bare loop": ratios(trainer, bare),
@@ -102,16 +108,25 @@ def make_store(folder: Path) -> Path:
     return store
 
 
-def settings(strategy: str, every: int) -> list[str]:
+def settings(strategy: str, every: int, batch: int = BATCH) -> list[str]:
     return [
         *(f"train.steps={STEPS}", f"train.validate_every={STEPS}", "train.precision=32-true"),
-        *("train.accelerator=cpu", f"train.strategy={strategy}", f"loader.batch_size={BATCH}"),
+        *("train.accelerator=cpu", f"train.strategy={strategy}", f"loader.batch_size={batch}"),
         *(f"tokens.max_genes={N_GENES}", "loader.held_out_share=0", "loader.prefetch=2"),
         *(f"logging.every_n_steps={every}", f"checkpoints.every_n_steps={10 * STEPS}"),
     ]
 
 
-def step_seconds(config: str, store: Path, strategy: str, n_processes: int) -> float:
+def apart_seconds(config: str, store: Path) -> float:
+    """Time of a step of two runs at once, each with half the batch: the slower one's."""
+    with ThreadPoolExecutor(2) as pool:
+        halves = [pool.submit(step_seconds, config, store, "ddp", 1, BATCH // 2) for _ in range(2)]
+        return max(half.result() for half in halves)
+
+
+def step_seconds(
+    config: str, store: Path, strategy: str, n_processes: int, batch: int = BATCH
+) -> float:
     """Median time of a step of a run of its own, after the first ones."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -119,14 +134,14 @@ def step_seconds(config: str, store: Path, strategy: str, n_processes: int) -> f
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
             *(f"--nproc-per-node={n_processes}", "-m", "scfm.cli", "pretrain"),
             *("--config", config, "--data", str(store), "--out", str(run)),
-            *(part for setting in settings(strategy, 1) for part in ("--set", setting)),
+            *(part for setting in settings(strategy, 1, batch) for part in ("--set", setting)),
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
             sys.exit(done.stderr)
         rates = [float(row["cells_per_s"]) for row in rows_of(run)[WARM_UP:]]
-    return BATCH / float(np.median(rates))
+    return batch / float(np.median(rates))
 
 
 def rows_of(run: Path) -> list[dict[str, str]]:
