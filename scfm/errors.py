@@ -8,7 +8,8 @@ ScfmError
 │   ├── EmptyCellError          cells without a single count
 │   ├── DuplicateGeneError      one gene name on several columns, and summing was not chosen
 │   ├── LabelError              an obs column that is absent or unusable
-│   └── StoreError              a store that is damaged, incomplete or of another version
+│   ├── StoreError              a store that is damaged, incomplete or of another version
+│   └── DamagedReferenceError   a saved reference that is altered or incomplete
 ├── GeneCoverageError       too few of the counts fall on genes the model knows
 ├── ConfigError             unknown key, wrong type, impossible value
 ├── ModelError              a model folder that is incomplete, altered or of another kind
@@ -55,6 +56,10 @@ class LabelError(InputError):
 
 class StoreError(InputError):
     """A store that is damaged, incomplete or of another version."""
+
+
+class DamagedReferenceError(InputError):
+    """A saved reference that is altered or incomplete."""
 
 
 class GeneCoverageError(ScfmError):

@@ -47,5 +47,6 @@ class _WatchfulCache(FunctionCache):
 def _sources_hash() -> str:
     """sha256 (hex) of all sources that hold compiled functions."""
     package = Path(__file__).parents[1]
-    sources = sorted([*package.glob("data/*.py"), *package.glob("tokens/*.py")])
+    places = ("data/*.py", "tokens/*.py", "tasks/nearest.py")
+    sources = sorted(path for place in places for path in package.glob(place))
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()

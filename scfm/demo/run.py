@@ -39,10 +39,12 @@ from scfm.tasks.embedding import EmbeddingConfig
 from scfm.tasks.neighbours import NeighbourClassifier
 from scfm.tasks.pretrain import pretrain
 from scfm.tasks.pretrain_run import PretrainRun, load_run
+from scfm.tasks.reference import Reference
 from scfm.tokens.inputs import open_input
-from scfm.tools.annotation import annotate_settings, annotate_with
-from scfm.tools.embedding import embed, embed_source, model_id, vocab_of
+from scfm.tools.annotation_by_reference import ReferenceAnnotation, annotate_by_reference
+from scfm.tools.embedding import embed_source, model_id, vocab_of
 from scfm.tools.loading import load
+from scfm.tools.reference import ReferenceConfig, reference_of
 from scfm.train.loggers import read_metrics
 from scfm.version import __version__
 
@@ -86,21 +88,16 @@ def run_demo(
     model = load(out)
 
     say(f"Embedding and annotating {data.query.n_obs:,} cells of PBMC3k")
-    embed(data.reference, model)
-    voters = NeighbourClassifier.fit(
-        np.asarray(data.reference.obsm["X_scfm"]),
-        data.reference.obs[LABEL].to_numpy(),
-        depth=log_depth(data.reference),
-    )
-    settings = annotate_settings(voters, "reference.h5ad", LABEL, model)
-    annotate_with(data.query, model, voters, run.input, "scfm", settings)
+    how = ReferenceConfig(label_key=LABEL)
+    reference = reference_of(out / "reference.h5ad", model, how, run.input)
+    annotate_by_reference(data.query, model, reference, ReferenceAnnotation(), run.input)
     untrained = embed_untrained(model, run, data)
 
     say("Running the baselines on the same cells")
     evaluation = evaluate_transfer(
         data.truth,
         {
-            "scfm": scfm_prediction(data, voters),
+            "scfm": scfm_prediction(data, reference),
             "untrained": untrained_prediction(data, untrained),
             **baselines(data),
         },
@@ -109,7 +106,7 @@ def run_demo(
         seed=SEED,
     )
     say("Drawing the report")
-    write_outputs(out, data, evaluation, model, run, untrained[1])
+    write_outputs(out, data, evaluation, model, run, untrained[1], reference.facts["genes"])
     return evaluation
 
 
@@ -158,16 +155,18 @@ def read_cells() -> DemoData:
     return DemoData(reference, query, of_query.is_kept, dict(of_query.left_out))
 
 
-def scfm_prediction(data: DemoData, voters: NeighbourClassifier) -> Prediction:
+def scfm_prediction(data: DemoData, reference: Reference) -> Prediction:
     """What ``annotate`` says, with "unknown" resolved to the label with most votes."""
-    found = voters.predict(np.asarray(data.query.obsm["X_scfm"]), log_depth(data.query))
-    here, elsewhere = found.is_unknown[data.is_judged], found.is_unknown[~data.is_judged]
+    embedding = np.asarray(data.query.obsm["X_scfm"])
+    label = reference.answer(embedding, log_depth(data.query)).probabilities.label
+    is_unknown = (data.query.obs["scfm_cell_type"] == "unknown").to_numpy()
+    here, elsewhere = is_unknown[data.is_judged], is_unknown[~data.is_judged]
     note = (
         "Nearest neighbours in the cell embedding. The scores do not use 'unknown'; it was said of "
         f"{here.mean():.1%} of these cells, and of {elsewhere.mean():.1%} of the "
         f"{len(elsewhere)} cells that the reference has no type for."
     )
-    return Prediction("scfm", "model", found.label[data.is_judged], note)
+    return Prediction("scfm", "model", label[data.is_judged], note)
 
 
 def untrained_prediction(data: DemoData, embedded: tuple[np.ndarray, np.ndarray]) -> Prediction:
@@ -252,10 +251,11 @@ def write_outputs(
     model: CellModel,
     run: PretrainRun,
     untrained: Float[np.ndarray, "cell d"],
+    genes: dict[str, Any],
 ) -> None:
     """The annotated query, metrics.json and report.html."""
     reports = {
-        "Reference: sorted PBMC": data.reference.uns["scfm"]["X_scfm"]["genes"],
+        "Reference: sorted PBMC": genes,
         "Query: PBMC3k": data.query.uns["scfm"]["X_scfm"]["genes"],
     }
     maps = {

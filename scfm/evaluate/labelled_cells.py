@@ -109,7 +109,7 @@ def read_labelled(
         found = mapped(labels, mapping, name)
         rows = np.flatnonzero(found.is_kept)
         counts = _matrix(list(source.chunks(CHUNK_CELLS)), len(source.var))[rows]
-        genes, kind = _genes(source.var, species)
+        genes, kind = gene_keys(source.var, species)
     cells = LabelledCells(
         *(name, counts, genes, _names(source.var), kind, obs.iloc[rows]),
         *(found.labels[rows].astype(str).astype(object), rows, found.left_out),
@@ -230,7 +230,7 @@ def _matrix(parts: list[CountRows], n_columns: int) -> sp.csr_matrix:
     return sp.csr_matrix(sp.vstack(blocks, format="csr"))
 
 
-def _genes(var: pd.DataFrame, species: str) -> tuple[list[str], str]:
+def gene_keys(var: pd.DataFrame, species: str) -> tuple[list[str], str]:
     """Keys of the columns and the species, "unknown" where no name is known."""
     vocabulary = VocabularyGenes(GeneVocab.human().symbols, GeneVocab.human().ensembl_ids)
     reading = read_names(var, vocabulary, species)[0]  # pyright: ignore[reportArgumentType]

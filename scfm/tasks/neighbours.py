@@ -1,24 +1,25 @@
-"""Labels for query cells from their nearest reference cells. NumPy only; exact, not approximate.
+"""Labels for query cells from their nearest reference cells. NumPy only.
 
 in   embeddings of labelled reference cells; embeddings of query cells
-out  NeighbourPrediction: a label for every cell, how sure, the runner-up, and who is unlike all
+out  NeighbourPrediction: a label for every cell, how sure, the runner-up, and who is unlike all;
+     TypeProbabilities; the neighbours themselves
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Num, Shaped
 
 from scfm.errors import InputError, LabelError
+from scfm.tasks.directions import DepthSlope, Frame, two_dimensional, unit_vectors
+from scfm.tasks.nearest import SEARCHES, Search, Searching, nearest, searched
 from scfm.tasks.type_probabilities import TypeProbabilities
 
-# Cosines are compared on this grid: two that differ by less are a tie. Without it a tie would be
-# decided by the last bit of a matrix product, which hangs on the CPU and on who is in the block.
-COSINE_STEPS = 10**9
-BLOCK_VALUES = 1 << 22  # cosines held at a time: about 100 MB, however many query cells
 MAX_SELF_CHECKED = 10_000  # reference cells that set the threshold for "unknown"
 
 
@@ -45,6 +46,9 @@ class NeighbourConfig:
     adjust_depth
         Where depths are given: first take out what depth does to the embedding of cells of one
         label, so that a query sequenced deeper than the reference is not led astray by it.
+    search
+        "exact", "approximate", or "auto": exact unless the reference is very large
+        (`scfm.tasks.nearest`).
     """
 
     n_neighbours: int = 15
@@ -53,6 +57,7 @@ class NeighbourConfig:
     min_cells: int = 3
     standardise: bool = True
     adjust_depth: bool = True
+    search: Searching = "auto"
 
     def __post_init__(self) -> None:
         if self.n_neighbours < 1:
@@ -65,6 +70,8 @@ class NeighbourConfig:
             )
         if self.min_cells < 1:
             raise ValueError(f"min_cells must be at least 1, got {self.min_cells}")
+        if self.search not in SEARCHES:
+            raise ValueError(f"search is '{self.search}'; known are {', '.join(SEARCHES)}")
 
 
 @dataclass(frozen=True)
@@ -96,84 +103,15 @@ class NeighbourPrediction:
         return np.where(self.is_unknown, unknown, self.label).astype(object)
 
 
-@dataclass(frozen=True)
-class Frame:
-    """A shift and a scale, fitted on the reference, that all embeddings go through."""
+class Support(NamedTuple):
+    """Each query cell's neighbours, nearest first, their cosines, and who has no direction.
 
-    mean: Float[np.ndarray, " d"]
-    scale: Float[np.ndarray, " d"]
+    ``neighbour`` numbers the cells that vote; those of a cell without direction mean nothing.
+    """
 
-    @classmethod
-    def unchanged(cls, embedding: Num[np.ndarray, "..."]) -> "Frame":
-        """Directions as the embedding has them."""
-        d = _two_dimensional(embedding).shape[1]
-        return cls(np.zeros(d), np.ones(d))
-
-    @classmethod
-    def of(cls, embedding: Num[np.ndarray, "..."]) -> "Frame":
-        """Mean 0 and standard deviation 1 in each dimension that varies.
-
-        Where none does, or values are not finite, embeddings stay unchanged: the first have no
-        other direction, the second are refused when they are used.
-        """
-        x = _two_dimensional(embedding).astype(np.float64)
-        if len(x) == 0 or not np.isfinite(x).all():
-            return cls.unchanged(embedding)
-        mean, scale = x.mean(0), x.std(0)
-        varies = scale > 1e-12 * np.abs(x).max(initial=0.0)
-        if not varies.any():
-            return cls.unchanged(embedding)
-        return cls(mean, np.where(varies, scale, np.inf))
-
-    def apply(self, embedding: Num[np.ndarray, "..."]) -> Float[np.ndarray, "cell d"]:
-        """An embedding in this frame. A zero embedding stays zero: it has no direction."""
-        x = _two_dimensional(embedding).astype(np.float64)
-        moved = (x - self.mean) / self.scale
-        return np.where(np.any(x != 0, axis=1)[:, None], moved, 0.0)
-
-
-@dataclass(frozen=True)
-class DepthSlope:
-    """How an embedding moves with log10 depth among cells of one label: a common line's slope."""
-
-    mean_depth: float
-    slope: Float[np.ndarray, " d"]
-
-    @classmethod
-    def of(
-        cls,
-        embedding: Num[np.ndarray, "cell d"],
-        labels: Shaped[np.ndarray, " cell"],
-        depth: Float[np.ndarray, " cell"],
-    ) -> "DepthSlope":
-        """The pooled within-group slope of an analysis of covariance (least squares).
-
-        Between labels depth and identity are confounded; within them only depth is left.
-        Zero where no label has cells of different depth.
-        """
-        x, group = np.asarray(embedding, dtype=np.float64), pd.factorize(labels)[0]
-        is_labelled = group >= 0
-        x, z, group = x[is_labelled], depth[is_labelled].astype(np.float64), group[is_labelled]
-        n_cells = np.maximum(np.bincount(group), 1)
-        z = z - (np.bincount(group, z) / n_cells)[group]
-        spread = float(z @ z)
-        mean_depth = float(np.mean(depth)) if len(depth) else 0.0
-        # z sums to zero within a label, so the labels' means of x drop out of the product
-        return cls(mean_depth, (z @ x) / spread if spread > 0 else np.zeros(x.shape[1]))
-
-    def removed(
-        self, embedding: Num[np.ndarray, "cell d"], depth: Float[np.ndarray, " cell"]
-    ) -> Float[np.ndarray, "cell d"]:
-        """The embedding as it would be at the reference's mean depth. Zero stays zero."""
-        x = np.asarray(embedding, dtype=np.float64)
-        moved = x - np.asarray(depth - self.mean_depth)[:, None] * self.slope
-        return np.where(np.any(x != 0, axis=1)[:, None], moved, 0.0)
-
-
-def _two_dimensional(embedding: Num[np.ndarray, "..."]) -> Num[np.ndarray, "cell d"]:
-    if np.ndim(embedding) != 2:
-        raise InputError(f"an embedding has shape {np.shape(embedding)}; wanted (cells, d).")
-    return np.asarray(embedding)
+    neighbour: Int[np.ndarray, "cell k"]
+    cosine: Float[np.ndarray, "cell k"]
+    is_zero: Bool[np.ndarray, " cell"]
 
 
 @dataclass(frozen=True)
@@ -190,6 +128,8 @@ class NeighbourClassifier:
         Unit vectors of the reference cells, in the order of their labels.
     codes
         Position of each one's label in ``classes``.
+    rows
+        Position of each one among the cells that ``fit`` was given.
     min_similarity
         Mean cosine below which a query cell is unknown.
     dropped
@@ -202,6 +142,7 @@ class NeighbourClassifier:
     frame: Frame
     directions: Float[np.ndarray, "reference d"] = field(repr=False)
     codes: Int[np.ndarray, " reference"] = field(repr=False)
+    rows: Int[np.ndarray, " reference"] = field(repr=False)
     min_similarity: float
     dropped: Mapping[str, int]
 
@@ -223,10 +164,10 @@ class NeighbourClassifier:
         config = config or NeighbourConfig()
         embedding, slope = np.asarray(embedding), None
         if depth is not None and config.adjust_depth and len(labels) == len(embedding):
-            slope = DepthSlope.of(_two_dimensional(embedding), labels, depth)
+            slope = DepthSlope.of(two_dimensional(embedding), labels, depth)
             embedding = slope.removed(embedding, depth)
         frame = Frame.of(embedding) if config.standardise else Frame.unchanged(embedding)
-        directions, is_zero = _unit_vectors(frame.apply(embedding), "the reference")
+        directions, is_zero = unit_vectors(frame.apply(embedding), "the reference")
         if len(labels) != len(directions):
             raise InputError(
                 f"the reference has {len(directions):,} embedded cells and {len(labels):,} labels; "
@@ -244,6 +185,7 @@ class NeighbourClassifier:
             frame=frame,
             directions=directions,
             codes=codes,
+            rows=np.flatnonzero(keep)[order],
             min_similarity=_own_similarity(directions, config),
             dropped=dropped,
         )
@@ -258,7 +200,7 @@ class NeighbourClassifier:
         A cell whose embedding is all zeros has no direction, so no neighbours: it is unknown, with
         confidence 0. Raises InputError for NaN or another number of dimensions.
         """
-        neighbour, cosine, is_zero = self._neighbours(embedding, depth)
+        neighbour, cosine, is_zero = self.support(embedding, depth)
         votes = self._votes(neighbour, cosine)
         cells = np.arange(len(votes))
         first = votes.argmax(1)  # argmax takes the first of equals: ties fall to label order
@@ -288,7 +230,11 @@ class NeighbourClassifier:
         temperature cannot mend a probability of 0. Cells whose embedding is all zeros have no
         probabilities. Novelty is (1 - mean cosine) / 2.
         """
-        neighbour, cosine, is_zero = self._neighbours(embedding, depth)
+        return self.answer(self.support(embedding, depth))
+
+    def answer(self, support: Support) -> TypeProbabilities:
+        """`probabilities` of cells whose neighbours are known."""
+        neighbour, cosine, is_zero = support
         k = neighbour.shape[1]
         votes = (self._votes(neighbour, cosine) * k + 1 / len(self.classes)) / (k + 1)
         votes = np.where(is_zero[:, None], 0.0, votes / votes.sum(1, keepdims=True))
@@ -300,10 +246,21 @@ class NeighbourClassifier:
             novelty=(1.0 - similarity) / 2,
         )
 
-    def _neighbours(
-        self, embedding: Num[np.ndarray, "cell d"], depth: Float[np.ndarray, " cell"] | None
-    ) -> tuple[Int[np.ndarray, "cell k"], Float[np.ndarray, "cell k"], Bool[np.ndarray, " cell"]]:
-        """Each query cell's neighbours, their cosines, and which cells have no direction."""
+    def support(
+        self,
+        embedding: Num[np.ndarray, "cell d"],
+        depth: Float[np.ndarray, " cell"] | None = None,
+    ) -> Support:
+        """The neighbours of each query cell. A cell's do not depend on the other cells."""
+        directions, is_zero = self.directions_of(embedding, depth)
+        return Support(*self._search.nearest(directions, self.config.n_neighbours), is_zero)
+
+    def directions_of(
+        self,
+        embedding: Num[np.ndarray, "cell d"],
+        depth: Float[np.ndarray, " cell"] | None = None,
+    ) -> tuple[Float[np.ndarray, "cell d"], Bool[np.ndarray, " cell"]]:
+        """Unit vectors of query cells as the reference's are, and which cells have no direction."""
         n_dimensions = np.shape(embedding)[1]
         if n_dimensions != len(self.frame.mean):
             raise InputError(
@@ -313,8 +270,11 @@ class NeighbourClassifier:
         if self.depth_slope is not None:
             assert depth is not None, "a reference fitted with depths wants the query's"
             embedding = self.depth_slope.removed(embedding, depth)
-        directions, is_zero = _unit_vectors(self.frame.apply(embedding), "the query")
-        return *nearest(directions, self.directions, self.config.n_neighbours), is_zero
+        return unit_vectors(self.frame.apply(embedding), "the query")
+
+    @cached_property
+    def _search(self) -> Search:
+        return searched(self.directions, self.config.search)
 
     def _votes(
         self, neighbour: Int[np.ndarray, "cell k"], cosine: Float[np.ndarray, "cell k"]
@@ -333,59 +293,6 @@ class NeighbourClassifier:
         votes = votes.reshape(n_cells, n_classes)
         # Rounded, so that equal votes summed in another order of neighbours are still equal.
         return np.round(votes / weight.sum(1, keepdims=True), 12)
-
-
-def nearest(
-    query: Float[np.ndarray, "cell d"],
-    reference: Float[np.ndarray, "reference d"],
-    n_neighbours: int,
-    *,
-    own: Int[np.ndarray, " cell"] | None = None,
-    block: int | None = None,
-) -> tuple[Int[np.ndarray, "cell k"], Float[np.ndarray, "cell k"]]:
-    """Reference cells of largest cosine to each query cell, nearest first, and their cosines.
-
-    Both sides are unit vectors (or zeros). Equal cosines go to the lower reference index.
-    ``own`` is each query cell's index in the reference, where it must not be its own neighbour;
-    ``block`` is how many query cells are held at a time; no cosine hangs on it by more than 1e-9.
-    """
-    n_query, n_reference = len(query), len(reference)
-    k = min(n_neighbours, n_reference - (own is not None))
-    assert k > 0
-    block = block or max(1, BLOCK_VALUES // n_reference)
-    neighbour = np.empty((n_query, k), dtype=np.int64)
-    cosine = np.empty((n_query, k), dtype=np.float64)
-    for start in range(0, n_query, block):
-        rows = slice(start, min(start + block, n_query))
-        # One unique integer a pair, cosine first and index second: no ties are left to chance.
-        key = np.rint(query[rows] @ reference.T * COSINE_STEPS).astype(np.int64)
-        key *= n_reference
-        key += np.arange(n_reference - 1, -1, -1)
-        if own is not None:
-            key[np.arange(len(key)), own[rows]] = np.iinfo(np.int64).min
-        top = np.argpartition(key, n_reference - k, axis=1)[:, n_reference - k :]
-        best = np.sort(np.take_along_axis(key, top, 1), axis=1)[:, ::-1]
-        neighbour[rows] = n_reference - 1 - best % n_reference
-        cosine[rows] = best // n_reference / COSINE_STEPS
-    return neighbour, np.clip(cosine, -1.0, 1.0)
-
-
-def _unit_vectors(
-    embedding: Num[np.ndarray, "..."], name: str
-) -> tuple[Float[np.ndarray, "cell d"], Bool[np.ndarray, " cell"]]:
-    vectors = np.asarray(embedding, dtype=np.float64)
-    if vectors.ndim != 2:
-        raise InputError(f"{name}'s embedding has shape {vectors.shape}; wanted (cells, d).")
-    is_bad = ~np.isfinite(vectors).all(1)
-    if is_bad.any():
-        raise InputError(
-            f"{name}'s embedding has NaN or infinity in {is_bad.sum():,} of {len(vectors):,} cells "
-            f"(first rows: {np.flatnonzero(is_bad)[:3].tolist()}). Embed them again."
-        )
-    largest = np.abs(vectors).max(1, initial=0.0, keepdims=True)
-    scaled = vectors / np.where(largest > 0, largest, 1.0)  # so that no square over- or underflows
-    norm = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return scaled / np.where(norm > 0, norm, 1.0), norm[:, 0] == 0
 
 
 def _voters(

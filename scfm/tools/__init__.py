@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from scfm.tools.module_activity import gene_modules
     from scfm.tools.ontology_labels import map_labels
     from scfm.tools.perturbation import finetune_perturbation, perturb
+    from scfm.tools.reference import build_reference, load_reference
+    from scfm.tools.supporting_cells import support
     from scfm.tools.type_calibration import calibrate
 
 __all__ = [
     "annotate",
+    "build_reference",
     "calibrate",
     "denoise",
     "drug_features",
@@ -32,14 +35,17 @@ __all__ = [
     "gene_embedding",
     "gene_modules",
     "generate",
+    "load_reference",
     "map_labels",
     "perturb",
     "perturb_in_silico",
     "score",
+    "support",
 ]
 
 _LAZY = {
     "annotate": "scfm.tools.annotation",
+    "build_reference": "scfm.tools.reference",
     "calibrate": "scfm.tools.type_calibration",
     "denoise": "scfm.tools.denoising",
     "drug_features": "scfm.tools.drug_response",
@@ -49,10 +55,12 @@ _LAZY = {
     "gene_embedding": "scfm.tools.gene_embeddings",
     "gene_modules": "scfm.tools.module_activity",
     "generate": "scfm.tools.generated_cells",
+    "load_reference": "scfm.tools.reference",
     "map_labels": "scfm.tools.ontology_labels",
     "perturb": "scfm.tools.perturbation",
     "perturb_in_silico": "scfm.tools.in_silico",
     "score": "scfm.tools.label_scores",
+    "support": "scfm.tools.supporting_cells",
 }
 
 

@@ -1,84 +1,188 @@
-"""scfm.tl.annotate, and the same for a file: labels from a reference, by neighbours in embedding,
-or without one from a model that knows words for cell types (scfm.tools.annotation_by_words).
+"""scfm.tl.annotate, and the same for a file: cell types three ways under one call.
 
-in   query and labelled reference (AnnData or paths), a model
-out  obs["scfm_cell_type"], obs["scfm_confidence"], obs["scfm_runner_up"]; settings in uns["scfm"]
+in   AnnData or a path; a reference, a model that knows words for cell types, or marker genes
+out  obs["scfm_cell_type"], ["scfm_confidence"], ["scfm_runner_up"]; settings in uns["scfm"]
+
+"reference": scfm.tools.annotation_by_reference; "words": annotation_by_words; "markers":
+annotation_by_markers.
 """
 
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-import pandas as pd
-
-from scfm.data.genes import GeneReport
-from scfm.data.write import SafeFile, put_obs, write_annotated
-from scfm.errors import ConfigError, LabelError
+from scfm.data.marker_table import Given, marker_table
+from scfm.errors import ConfigError
 from scfm.model.base import CellModel
-from scfm.tasks.embedding import EmbeddingConfig, embed_cells
-from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig, NeighbourPrediction
+from scfm.tasks.neighbours import NeighbourConfig
+from scfm.tasks.reference import Reference, checked_vote
 from scfm.tasks.smoothing import SmoothingConfig
-from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tokens.inputs import InputConfig
+from scfm.tools.annotation_by_markers import (
+    MarkerAnnotation,
+    MarkerSummary,
+    annotate_by_markers,
+    annotate_file_by_markers,
+)
+from scfm.tools.annotation_by_reference import (
+    AnnotationSummary,
+    ReferenceAnnotation,
+    annotate_by_reference,
+    annotate_file_by_reference,
+)
 from scfm.tools.annotation_by_words import (
-    EMBEDDING,
-    UNKNOWN,
     WordAnnotation,
     WordSummary,
     annotate_by_words,
     annotate_file_by_words,
 )
-from scfm.tools.embedding import (
-    checked_batch_size,
-    checked_key,
-    embed_settings,
-    embed_source,
-    model_id,
-    new_embedding,
-    scfm_uns,
-    vocab_of,
-    write_settings,
-)
+from scfm.tools.embedding import checked_key
 from scfm.tools.loading import as_model, input_config
+from scfm.tools.ontology_labels import Mapped
+from scfm.tools.reference import ReferenceConfig, as_reference, reference_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+Method = Literal["reference", "words", "markers"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
-@dataclass(frozen=True)
-class AnnotationSummary:
-    """How many cells got which label, and what stands behind it."""
 
-    n_cells: int
-    cells: Mapping[str, int]  # by label, "unknown" among them
-    n_reference: int
-    left_out: Mapping[str, int]  # reference cells, by reason
-    genes: GeneReport
+@dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """What is asked of ``annotate``; its parameters are told there."""
 
-    def __str__(self) -> str:
-        width = max(map(len, self.cells), default=0)
-        lines = [f"{self.n_cells:,} cells labelled by {self.n_reference:,} reference cells"]
-        for label, n in sorted(self.cells.items(), key=lambda item: (-item[1], item[0])):
-            lines.append(f"  {label:<{width}}  {n:>8,}  {n / self.n_cells:>6.1%}")
-        lines += [f"  reference cells left out ({why}): {n:,}" for why, n in self.left_out.items()]
-        return "\n".join([*lines, str(self.genes)])
+    method: str | None = None
+    reference: "Reference | AnnData | str | Path | None" = None
+    label_key: str | None = None
+    donor_key: str | None = None
+    markers: Given = None
+    vote: str = "neighbours"
+    key_added: str = "scfm"
+    n_neighbours: int | None = None
+    min_confidence: float | None = None
+    smooth: bool = False
+    ontology: "bool | Mapped" = False
+    ontology_threshold: float | None = None
+    pooling: str | None = None
+    batch_size: int = 64
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "genes": self.genes.to_dict()}
+    def __post_init__(self) -> None:
+        checked_key(self.key_added)
+        checked_vote(self.vote)
+        if self.method not in (None, *METHODS):
+            raise ConfigError(f"method is '{self.method}'; known are {', '.join(METHODS)}.")
+        self._check_together()
+
+    @property
+    def way(self) -> Method:
+        """The method asked for; else by a reference where one is given, by markers likewise."""
+        if self.method is not None:
+            return self.method  # pyright: ignore[reportReturnType]
+        if self.reference is not None:
+            return "reference"
+        return "words" if self.markers is None else "markers"
+
+    def _check_together(self) -> None:
+        """ConfigError for arguments that do not go together."""
+        if self.reference is None and self.label_key is not None:
+            raise ConfigError(
+                f"label_key is '{self.label_key}', a column of a reference, and there is no "
+                "reference. Give reference= (--reference) too, or leave both out to annotate by "
+                "the model's words."
+            )
+        if self.way == "reference" and self.reference is None:
+            raise ConfigError(
+                "Annotation by reference needs one: reference=... (--reference REF), a folder of "
+                "scfm reference build, or labelled cells with label_key= (--label)."
+            )
+        if self.way == "words" and self.reference is not None:
+            raise ConfigError(
+                "Annotation by words needs no reference; leave it out, or ask for "
+                "method='reference' (--method reference)."
+            )
+        if self.way != "markers" and self.markers is not None:
+            raise ConfigError(
+                f"markers= (--markers) is for method='markers', and this is by {self.way}. Leave "
+                "one of them out."
+            )
+        if self.way == "reference" and self.smooth:
+            raise ConfigError(
+                "smooth is for annotation by words; with a reference, neighbours vote already. "
+                "Leave out smooth (--smooth), or the reference."
+            )
+
+    def needs_model(self) -> bool:
+        """Markers need none."""
+        return self.way != "markers"
+
+    def by_words(self) -> WordAnnotation:
+        if self.ontology:
+            raise ConfigError(
+                "ontology is for annotation by reference or by markers. A model's words are "
+                "mapped afterwards: scfm.tl.map_labels(adata, 'scfm_cell_type')."
+            )
+        smoothing = None
+        if self.smooth:
+            share = self.min_confidence
+            smoothing = SmoothingConfig(
+                n_neighbours=self.n_neighbours or SmoothingConfig.n_neighbours,
+                threshold=SmoothingConfig.threshold if share is None else float(share),
+            )
+        return WordAnnotation(
+            key_added=self.key_added,
+            min_confidence=self.min_confidence,
+            smoothing=smoothing,
+            pooling=self.pooling,
+            batch_size=self.batch_size,
+        )
+
+    def by_markers(self) -> MarkerAnnotation:
+        if isinstance(self.reference, Reference) or (
+            self.reference is not None and self.label_key is None
+        ):
+            raise ConfigError(
+                "Markers are calibrated on labelled cells with their counts: reference=CELLS "
+                "(--reference) with label_key= (--label). A saved reference holds no counts."
+            )
+        return MarkerAnnotation(
+            markers=marker_table(self.markers),
+            key_added=self.key_added,
+            labelled=self.reference,
+            label_key=self.label_key,
+            min_confidence=self.min_confidence,
+            ontology=self.ontology,
+            ontology_threshold=self.ontology_threshold,
+        )
+
+    def by_reference(self) -> ReferenceAnnotation:
+        return ReferenceAnnotation(
+            key_added=self.key_added,
+            vote=checked_vote(self.vote),
+            min_confidence=self.min_confidence,
+            ontology=self.ontology,
+            ontology_threshold=self.ontology_threshold,
+            batch_size=self.batch_size,
+        )
 
 
 def annotate(
     adata: "AnnData",
-    model: CellModel | str | Path,
+    model: CellModel | str | Path | None = None,
     *,
-    reference: "AnnData | str | Path | None" = None,
+    method: str | None = None,
+    reference: "Reference | AnnData | str | Path | None" = None,
     label_key: str | None = None,
+    donor_key: str | None = None,
+    markers: Given = None,
+    vote: str = "neighbours",
     key_added: str = "scfm",
-    n_neighbours: int = 15,
+    n_neighbours: int | None = None,
     min_confidence: float | None = None,
     smooth: bool = False,
+    ontology: "bool | Mapped" = False,
+    ontology_threshold: float | None = None,
     pooling: str | None = None,
     batch_size: int = 64,
     layer: str | None = None,
@@ -87,262 +191,177 @@ def annotate(
     minimum_coverage: float = 0.5,
     copy: bool = False,
 ) -> "AnnData | None":
-    """Label every cell by its nearest neighbours in a labelled reference, or by a model's words.
+    """Label every cell: by a reference, by a model's words, or by marker genes.
 
-    With a ``reference``: both are embedded with the model (``layer`` says where the query's counts
+    By reference: both sets are embedded with the model (``layer`` says where the query's counts
     are; the reference's are found). What sequencing depth does to the embedding within a label is
-    taken out; cosine neighbours vote, weighted by distance. A cell is "unknown" where the vote is
-    split below ``min_confidence``, or where it is less like the reference than 99 % of the
-    reference's own cells are.
+    taken out; cosine neighbours vote, weighted by distance, or each label's mean direction is
+    asked. The confidence is a probability, calibrated on the reference's own cells; a cell is
+    "unknown" below the threshold that was fitted with it, or where it is less like the reference
+    than 99 % of the reference's own cells are.
 
-    Without one: a model of family scmulan says each cell's type, coarse then fine if it was trained
+    By words: a model of family scmulan says each cell's type, coarse then fine if it was trained
     so; the confidence is the probability of what it says, tempered by its calibration
     (`scfm.tl.calibrate`), below whose threshold a cell is "unknown".
 
+    By markers: a gene-set score of each type (UCell's), without a model. With labelled cells as
+    ``reference`` the confidence is calibrated on them; without it is not, which is said.
+
     Parameters
     ----------
+    model
+        From :func:`scfm.load`, or a path or hub id; not needed by markers.
+    method
+        "reference", "words" or "markers"; None: by what is given, a reference before all.
     reference
-        Labelled cells with raw counts; a path may be of any readable format.
+        What `scfm.tl.build_reference` returned or saved; or labelled cells with raw counts, of any
+        readable format, of which a reference is made now.
     label_key
-        Column of the reference's obs. Cells without a label do not vote.
+        Column of the labelled cells' obs. Cells without a label do not vote.
+    donor_key
+        Column of their donors, by which calibration is then fitted.
+    markers
+        A CSV of cell_type and gene, YAML, or a mapping of type to genes; None: the shipped table
+        of human immune cells.
+    vote
+        Of a reference: its "neighbours", or its labels' "prototypes", which is lighter.
     key_added
         Prefix of the obs columns.
     n_neighbours
-        Reference cells that vote; of ``smooth`` the size of a neighbourhood.
+        Reference cells that vote (None: 15, or as the reference was built); of ``smooth`` the size
+        of a neighbourhood.
     min_confidence
-        Below it a cell is unknown. None: 0.5; by words the model's calibrated threshold.
+        Below it a cell is unknown. None: as calibrated.
     smooth
         By words only: take the label that most of the weight (inverse distance) of a cell's
         neighbours in the embedding has, and its share as confidence. What was said of the cell
         alone stays in ``obs[f"{key_added}_own_cell_type"]``.
+    ontology
+        Also say each cell's type as the deepest term of the Cell Ontology whose probability
+        reaches ``ontology_threshold`` (None: 0.8): True, or what labels mean where their names do
+        not say it. Not by words.
     pooling
         The embedding neighbours are found in and that is kept; by words "type" or "prompt".
 
     Returns
     -------
     The copy if ``copy``, else None: ``adata`` gains ``obs[f"{key_added}_cell_type"]``
-    (categorical), ``obs[f"{key_added}_confidence"]`` (0 to 1), ``obs[f"{key_added}_runner_up"]``,
-    ``obsm["X_scfm"]`` and ``uns["scfm"][key_added]``; by coarse and fine words also
-    ``obs[f"{key_added}_coarse_type"]``.
+    (categorical), ``obs[f"{key_added}_confidence"]`` (0 to 1), ``obs[f"{key_added}_runner_up"]``
+    and ``uns["scfm"][key_added]``; but for markers ``obsm["X_scfm"]``. By neighbours also
+    ``obsm[f"{key_added}_neighbours"]`` and ``obsm[f"{key_added}_similarity"]``, which
+    `scfm.tl.support` puts in words; by markers ``obsm[f"{key_added}_marker_scores"]``; by coarse
+    and fine words ``obs[f"{key_added}_coarse_type"]``; with ``ontology``
+    ``obs[f"{key_added}_ontology_term"]``, ``_ontology_name`` and ``_ontology_confidence``.
 
-    Raises LabelError where the reference has no such column or no labels, ConfigError without a
-    reference for a model that knows no words for cell types.
+    Raises LabelError where the reference has no such column or no labels, ModelError for a
+    reference of another model, ConfigError for what does not go together, or a model that knows no
+    words for cell types and is given no reference.
     """
-    _check_asked(reference, label_key, smooth)
-    adata = adata.copy() if copy else adata
-    model, key_added = as_model(model), checked_key(key_added)
-    config = input_config(layer, species, minimum_coverage, orthologs=orthologs)
-    if reference is None or label_key is None:
-        how = _by_words(key_added, n_neighbours, min_confidence, smooth, pooling, batch_size)
-        annotate_by_words(adata, model, how, config)
-        return adata if copy else None
-    voters = fit_reference(
-        model,
-        reference,
-        label_key,
-        _neighbours(n_neighbours, min_confidence),
-        reading=config,
+    asked = Annotation(
+        method=method,
+        reference=reference,
+        label_key=label_key,
+        donor_key=donor_key,
+        markers=markers,
+        vote=vote,
+        key_added=key_added,
+        n_neighbours=n_neighbours,
+        min_confidence=min_confidence,
+        smooth=smooth,
+        ontology=ontology,
+        ontology_threshold=ontology_threshold,
         pooling=pooling,
         batch_size=batch_size,
     )
-    settings = annotate_settings(voters, reference, label_key, model)
-    annotate_with(adata, model, voters, config, key_added, settings, pooling, batch_size)
+    adata = adata.copy() if copy else adata
+    reading = input_config(layer, species, minimum_coverage, orthologs=orthologs)
+    if asked.way == "markers":
+        annotate_by_markers(adata, asked.by_markers(), reading)
+    elif asked.way == "words":
+        annotate_by_words(adata, _model(model, asked), asked.by_words(), reading)
+    else:
+        used = _model(model, asked)
+        annotate_by_reference(
+            adata, used, ready_reference(asked, used, reading), asked.by_reference(), reading
+        )
     return adata if copy else None
-
-
-def annotate_with(
-    adata: "AnnData",
-    model: CellModel,
-    voters: NeighbourClassifier,
-    config: InputConfig,
-    key_added: str,
-    settings: dict[str, Any],
-    pooling: str | None = None,
-    batch_size: int = 64,
-) -> None:
-    """Embed an AnnData and let a fitted reference label it; ``settings`` are kept in uns."""
-    member, report = open_input(adata, vocab_of(model), config, model.token_config)
-    how = EmbeddingConfig.of(model, pooling)
-    found = embed_source(model, member, how, batch_size)
-    columns = obs_columns(voters.predict(found.embedding, found.depth), key_added, voters.classes)
-    columns.index = adata.obs_names
-    adata.obsm[EMBEDDING] = found.embedding
-    for name in columns:
-        adata.obs[name] = columns[name]
-    made = embed_settings(model, member, report, how)
-    adata.uns["scfm"] = {**scfm_uns(adata), EMBEDDING: made, key_added: settings}
 
 
 def annotate_file(
     path: str | Path,
-    model: CellModel | str | Path,
+    model: CellModel | str | Path | None,
     out: str | Path,
     *,
-    reference: "AnnData | str | Path | None" = None,
-    label_key: str | None = None,
-    key_added: str = "scfm",
-    n_neighbours: int = 15,
-    min_confidence: float | None = None,
-    smooth: bool = False,
-    pooling: str | None = None,
-    batch_size: int = 64,
     config: InputConfig | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> AnnotationSummary | WordSummary:
+    **settings: Any,
+) -> AnnotationSummary | WordSummary | MarkerSummary:
     """Label a file's cells in a new h5ad that holds everything an old h5ad did.
 
-    The file is read in chunks; what grows with it are the label and two numbers a cell.
+    The file is read in chunks; what grows with it are the labels and a few numbers a cell.
+    ``settings`` are those of `Annotation`, ``config`` is how the file is read.
     """
-    _check_asked(reference, label_key, smooth)
-    model, key_added = as_model(model), checked_key(key_added)
-    if reference is None or label_key is None:
-        how = _by_words(key_added, n_neighbours, min_confidence, smooth, pooling, batch_size)
-        reading = config or InputConfig()
-        return annotate_file_by_words(path, model, out, how, reading, on_progress)
-    voters = fit_reference(
-        model,
-        reference,
-        label_key,
-        _neighbours(n_neighbours, min_confidence),
-        reading=config,
-        pooling=pooling,
-        batch_size=batch_size,
-    )
-    how, reading = EmbeddingConfig.of(model, pooling), config or InputConfig()
-    member, report = open_input(path, vocab_of(model), reading, model.token_config, backed=True)
-    source, parts = member.source, []
-
-    def write(file: SafeFile) -> None:
-        width = model.width(how.pooling)
-        target = new_embedding(file, EMBEDDING, source.n_cells, width)
-        for found in embed_cells(model, member, how, batch_size=checked_batch_size(batch_size)):
-            cells, labels = found.cell_index, voters.predict(found.embedding, found.depth)
-            target[cells[0] : cells[-1] + 1] = found.embedding
-            file.check()
-            parts.append(obs_columns(labels, key_added, voters.classes))
-            on_progress(int(cells[-1]) + 1, source.n_cells)
-        put_obs(file, pd.concat(parts, ignore_index=True))
-        write_settings(file, EMBEDDING, embed_settings(model, member, report, how))
-        write_settings(file, key_added, annotate_settings(voters, reference, label_key, model))
-
-    write_annotated(source, out, write)
-    found = Counter(label for part in parts for label in part[f"{key_added}_cell_type"])
-    return AnnotationSummary(
-        n_cells=source.n_cells,
-        cells=dict(found),
-        n_reference=len(voters.codes),
-        left_out=dict(voters.dropped),
-        genes=report,
+    asked, reading = Annotation(**settings), config or InputConfig()
+    if asked.way == "markers":
+        return annotate_file_by_markers(path, out, asked.by_markers(), reading, on_progress)
+    used = _model(model, asked)
+    if asked.way == "words":
+        return annotate_file_by_words(path, used, out, asked.by_words(), reading, on_progress)
+    reference = ready_reference(asked, used, reading)
+    return annotate_file_by_reference(
+        path, used, out, reference, asked.by_reference(), reading, on_progress
     )
 
 
-def _check_asked(reference: object, label_key: str | None, smooth: bool) -> None:
-    """ConfigError for arguments that do not go together."""
-    if reference is None and label_key is not None:
-        raise ConfigError(
-            f"label_key is '{label_key}', a column of a reference, and there is no reference. Give "
-            "reference= (--reference) too, or leave both out to annotate by the model's words."
-        )
-    if reference is not None and label_key is None:
-        raise ConfigError("A reference needs label_key= (--label): its obs column of cell types.")
-    if reference is not None and smooth:
-        raise ConfigError(
-            "smooth is for annotation by words; with a reference, neighbours vote already. Leave "
-            "out smooth (--smooth), or the reference."
-        )
-
-
-def _neighbours(n_neighbours: int, min_confidence: float | None) -> NeighbourConfig:
-    sure = NeighbourConfig.min_confidence if min_confidence is None else min_confidence
-    return NeighbourConfig(n_neighbours=n_neighbours, min_confidence=sure)
-
-
-def _by_words(
-    key_added: str,
-    n_neighbours: int,
-    min_confidence: float | None,
-    smooth: bool,
-    pooling: str | None,
-    batch_size: int,
-) -> WordAnnotation:
-    share = SmoothingConfig.threshold if min_confidence is None else float(min_confidence)
-    smoothing = SmoothingConfig(n_neighbours=n_neighbours, threshold=share) if smooth else None
-    return WordAnnotation(
-        key_added=key_added,
-        min_confidence=min_confidence,
-        smoothing=smoothing,
-        pooling=pooling,
-        batch_size=batch_size,
-    )
-
-
-def fit_reference(
-    model: CellModel,
-    reference: "AnnData | str | Path",
-    label_key: str,
-    config: NeighbourConfig,
-    *,
-    reading: InputConfig | None = None,
-    pooling: str | None = None,
-    batch_size: int = 64,
-) -> NeighbourClassifier:
-    """Embed the reference and let its labelled cells vote.
+def ready_reference(asked: Annotation, model: CellModel, reading: InputConfig) -> Reference:
+    """The reference asked for: as it is, loaded, or made of labelled cells.
 
     ``reading`` says how the query is read; what of it can hold for two data sets holds here too,
     so not the layer, and not a species that was named: the reference may be of the other.
     """
-    own = replace(reading or InputConfig(), layer=None, species="auto")
-    member, _ = open_input(reference, vocab_of(model), own, model.token_config)
-    labels = reference_labels(member.source.obs, member.source.name, label_key)
-    found = embed_source(model, member, EmbeddingConfig.of(model, pooling), batch_size)
-    return NeighbourClassifier.fit(found.embedding, labels, config, depth=found.depth)
-
-
-def reference_labels(obs: Any, name: str, label_key: str) -> np.ndarray:
-    """The reference's labels, one a cell. Raises LabelError where there are none."""
-    if label_key not in obs:
-        known = ", ".join(map(str, obs.columns)) or "no columns at all"
-        raise LabelError(
-            f"The reference {name} has no obs column '{label_key}'; it has {known}. "
-            "Name one that holds cell types: label_key=... or --label."
+    assert asked.reference is not None
+    ready = as_reference(asked.reference)
+    if ready is not None:
+        _require_as_built(ready, asked)
+        return ready
+    if asked.label_key is None:
+        raise ConfigError(
+            "A reference of labelled cells needs label_key= (--label): their obs column of cell "
+            "types. A folder that 'scfm reference build' wrote needs none."
         )
-    labels: pd.Series = obs[label_key]
-    if bool(labels.isna().all()):
-        raise LabelError(
-            f"Column '{label_key}' of the reference {name} labels none of its "
-            f"{len(obs):,} cells. Give a reference with labels, or another --label."
-        )
-    return labels.astype(object).to_numpy()
-
-
-def obs_columns(
-    found: NeighbourPrediction, key_added: str, classes: tuple[str, ...]
-) -> pd.DataFrame:
-    """What is said of each cell, as obs columns."""
-    return pd.DataFrame(
-        {
-            f"{key_added}_cell_type": pd.Categorical(
-                found.labels(UNKNOWN), categories=[*classes, *[UNKNOWN][: UNKNOWN not in classes]]
-            ),
-            f"{key_added}_confidence": found.confidence.astype(np.float32),
-            f"{key_added}_runner_up": pd.Categorical(
-                [name or None for name in found.runner_up], categories=list(classes)
-            ),
-        }
+    how = ReferenceConfig(
+        label_key=asked.label_key,
+        donor_key=asked.donor_key,
+        n_neighbours=asked.n_neighbours or NeighbourConfig.n_neighbours,
+        pooling=asked.pooling,
+        batch_size=asked.batch_size,
     )
+    assert not isinstance(asked.reference, Reference)
+    own = replace(reading, layer=None, species="auto")
+    return reference_of(asked.reference, model, how, own)
 
 
-def annotate_settings(
-    voters: NeighbourClassifier, reference: Any, label_key: str, model: CellModel
-) -> dict[str, Any]:
-    """How the labels came about, for uns."""
-    name = str(reference) if isinstance(reference, (str, Path)) else "AnnData"
-    return {
-        "reference": name,
-        "label_key": label_key,
-        "n_reference": len(voters.codes),
-        "classes": list(voters.classes),
-        "min_similarity": float(voters.min_similarity),
-        "weights_sha256": model_id(model),
-        **asdict(voters.config),
+def _require_as_built(reference: Reference, asked: Annotation) -> None:
+    """ConfigError for settings that a reference was not built with."""
+    built = {
+        "label_key": reference.facts["label_key"],
+        "donor_key": reference.facts["donor_key"] or None,
+        "n_neighbours": reference.voters.config.n_neighbours,
+        "pooling": reference.facts["pooling"],
     }
+    for name, own in built.items():
+        wanted = getattr(asked, name)
+        if wanted is not None and wanted != own:
+            raise ConfigError(
+                f"{name} is {wanted!r}, and the reference {reference.name} was built and "
+                f"calibrated with {own!r}. Leave it out, or build another: scfm reference build."
+            )
+
+
+def _model(model: CellModel | str | Path | None, asked: Annotation) -> CellModel:
+    if model is None:
+        raise ConfigError(
+            f"Annotation by {asked.way} needs a model: model=... (--model). Without one there are "
+            "markers: method='markers' (--method markers)."
+        )
+    return as_model(model)

@@ -126,14 +126,14 @@ def embed_file(
     return report
 
 
-def new_embedding(file: SafeFile, key: str, n_cells: int, d: int) -> Any:
+def new_embedding(file: SafeFile, key: str, n_cells: int, d: int, dtype: Any = np.float32) -> Any:
     """An empty obsm array, as anndata would have written it."""
     if "obsm" not in file:
         put(file, "obsm", {})
     obsm: Any = file["obsm"]
     if key in obsm:
         del obsm[key]
-    array = obsm.create_dataset(key, shape=(n_cells, d), dtype=np.float32)
+    array = obsm.create_dataset(key, shape=(n_cells, d), dtype=dtype)
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     return array
 

@@ -1,4 +1,4 @@
-"""What is in a model folder, a store or a file of cells. Loads no torch.
+"""What is in a model folder, a reference, a store or a file of cells. Loads no torch.
 
 in   a path
 out  a JSON-ready mapping, and the same in words
@@ -14,6 +14,7 @@ from scfm.data.prepare_state import said_of_unfinished
 from scfm.data.store import Store, is_store
 from scfm.errors import MissingFileError
 from scfm.model.folder import CONFIG, VOCAB, WEIGHTS, find_model, read_provenance
+from scfm.tasks.reference_index import TENSORS, is_reference, read_index
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.vocab import GeneVocab
 from scfm.tools import prepare_report
@@ -22,13 +23,15 @@ from scfm.tools import prepare_report
 def describe(
     path: str | Path, *, layer: str | None = None, species: Any = "auto", orthologs: bool = False
 ) -> dict[str, Any]:
-    """A model's or a store's sizes and provenance, or a file's cells, counts and gene coverage.
+    """A model's, reference's or store's sizes and provenance, or a file's cells, counts and genes.
 
     Coverage is against the default human vocabulary, is shown whatever it is and refuses nothing.
     """
     folder = Path(path)
     if (folder / CONFIG).exists() or (folder / "model" / CONFIG).exists():
         return describe_model(folder)
+    if is_reference(folder):
+        return describe_reference(folder)
     if is_store(path):
         return prepare_report.summarise(Store(path))
     if said := said_of_unfinished(path):
@@ -70,11 +73,58 @@ def describe_model(path: Path) -> dict[str, Any]:
     }
 
 
+def describe_reference(folder: Path) -> dict[str, Any]:
+    """Labels, cells, calibration and provenance; all files are checked against their hashes."""
+    index = read_index(folder)
+    n_cells, d = _shapes(folder / TENSORS)["embedding"]
+    return {
+        "kind": "reference",
+        "path": str(folder),
+        "version": index["version"],
+        "n_cells": n_cells,
+        "n_dimensions": d,
+        "classes": index["classes"],
+        "terms": index["terms"],
+        "left_out": {why: n for why, n in index["left_out"].items() if n},
+        "settings": index["settings"],
+        "calibrations": index["calibrations"],
+        "provenance": index["facts"],
+    }
+
+
 def in_words(found: dict[str, Any]) -> str:
     """The mapping of ``describe`` as a few lines for a person."""
     if found["kind"] == "store":
         return prepare_report.in_words(found)
+    if found["kind"] == "reference":
+        return _reference_in_words(found)
     return _model_in_words(found) if found["kind"] == "model" else _cells_in_words(found)
+
+
+def _reference_in_words(found: dict[str, Any]) -> str:
+    made, n_left_out = found["provenance"], sum(found["left_out"].values())
+    labels = [f"{name} ({found['terms'].get(name, 'no term')})" for name in found["classes"]]
+    origin = f", sha256 {made['data_sha256'][:12]}" if made["data_sha256"] else ""
+    lines = [
+        f"{found['path']}: reference, {found['n_cells']:,} cells x {found['n_dimensions']:,} "
+        f"dimensions, {len(labels)} labels",
+        f"labels of obs['{made['label_key']}']: {', '.join(labels)}",
+        f"from {made['data']} ({made['species']}, counts in {made['counts_from']}){origin}",
+        f"{n_left_out:,} cells left out"
+        + "".join(f"; {n:,} {why}" for why, n in found["left_out"].items()),
+        f"for the {made['model_family']} model of weights sha256 {made['weights_sha256'][:12]}, "
+        f"pooling {made['pooling']}, depth {made['target_depth']}",
+    ]
+    for way, calibration in found["calibrations"].items():
+        facts = calibration["facts"]
+        trust = (
+            f"calibration error {facts['calibration_error']:.3f}, {facts['accuracy']:.1%} of "
+            f"{facts['n_cells']:,} cells right, by {facts['held_out']} held out"
+            if facts
+            else "not calibrated"
+        )
+        lines.append(f"{way}: unknown below {calibration['threshold']:.3g}; {trust}")
+    return "\n".join([*lines, f"made {made['made']} by scfm {made['scfm_version']}, as saved"])
 
 
 def _cells_in_words(found: dict[str, Any]) -> str:

@@ -7,7 +7,8 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 from scfm.errors import InputError, LabelError
-from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig, nearest
+from scfm.tasks.nearest import nearest
+from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig
 
 PLAIN = NeighbourConfig(standardise=False)
 FIELDS = ("label", "confidence", "runner_up", "similarity", "is_unknown")

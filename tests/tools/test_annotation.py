@@ -28,7 +28,7 @@ def query(rng):
 
 
 def test_labels_are_found(model, reference, query):
-    scfm.tl.annotate(query, model, reference=reference, label_key="cell_type")
+    scfm.tl.annotate(query, model, reference=reference, label_key="cell_type", min_confidence=0.5)
     found = query.obs["scfm_cell_type"].astype(str)
     is_known = found != "unknown"
     assert is_known.mean() > 0.8
@@ -42,7 +42,8 @@ def test_labels_are_found(model, reference, query):
 def test_scfoundation_labels_by_its_own_vector(reference, query, tmp_path):
     """Oracle: neighbours among the vectors that embed gives; by file the same."""
     model = toy_scfoundation()
-    scfm.tl.annotate(query, model, reference=reference, label_key="cell_type")
+    asked = {"reference": reference, "label_key": "cell_type", "min_confidence": 0.0}
+    scfm.tl.annotate(query, model, **asked)
     assert query.obsm["X_scfm"].shape == (201, 4 * 32)
     assert query.uns["scfm"]["X_scfm"]["pooling"] == "all"
     assert query.uns["scfm"]["X_scfm"]["target_depth"] == "t4"
@@ -51,7 +52,9 @@ def test_scfoundation_labels_by_its_own_vector(reference, query, tmp_path):
     np.testing.assert_array_equal(query.obsm["X_scfm"], query.obsm["own"])
     depths = [np.log10(adata.X.sum(1).A1) for adata in (reference, query)]
     voters = NeighbourClassifier.fit(
-        *(reference.obsm["own"], reference.obs["cell_type"].to_numpy(), NeighbourConfig()),
+        reference.obsm["own"],
+        reference.obs["cell_type"].to_numpy(),
+        NeighbourConfig(min_confidence=0.0),
         depth=depths[0],
     )
     expected = voters.predict(query.obsm["own"], depths[1])
@@ -61,11 +64,7 @@ def test_scfoundation_labels_by_its_own_vector(reference, query, tmp_path):
     assert is_known.mean() > 0.8
     assert (found[is_known] == query.obs["cell_type"].astype(str)[is_known]).mean() > 0.65
     query.write_h5ad(tmp_path / "query.h5ad")
-    annotate_file(
-        *(tmp_path / "query.h5ad", model, tmp_path / "out.h5ad"),
-        reference=reference,
-        label_key="cell_type",
-    )
+    annotate_file(tmp_path / "query.h5ad", model, tmp_path / "out.h5ad", **asked)
     out = ad.read_h5ad(tmp_path / "out.h5ad")
     pd.testing.assert_series_equal(out.obs["scfm_cell_type"], query.obs["scfm_cell_type"])
 
