@@ -1,4 +1,4 @@
-"""scfm annotate: a file of cells, labelled by a reference or by a model's words."""
+"""scfm annotate: a file of cells, labelled by a reference, a fine-tuned model, or its words."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,8 +17,8 @@ def command(
     reference: Annotated[
         Path | None,
         typer.Option(
-            help="Labelled cells, in any of the same formats. Without it the model must know "
-            "words for cell types."
+            help="Labelled cells, in any of the same formats. Without it the model must be "
+            "fine-tuned (scfm finetune celltype) or know words for cell types."
         ),
     ] = None,
     label: Annotated[

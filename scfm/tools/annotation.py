@@ -1,5 +1,6 @@
 """scfm.tl.annotate, and the same for a file: labels from a reference, by neighbours in embedding,
-or without one from a model that knows words for cell types (scfm.tools.annotation_by_words).
+or without one from a model that was fine-tuned (scfm.tools.annotation_by_classifier) or that knows
+words for cell types (scfm.tools.annotation_by_words).
 
 in   query and labelled reference (AnnData or paths), a model
 out  obs["scfm_cell_type"], obs["scfm_confidence"], obs["scfm_runner_up"]; settings in uns["scfm"]
@@ -22,6 +23,12 @@ from scfm.tasks.embedding import EmbeddingConfig, embed_cells
 from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig, NeighbourPrediction
 from scfm.tasks.smoothing import SmoothingConfig
 from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tools.annotation_by_classifier import (
+    ClassifierAnnotation,
+    ClassifierSummary,
+    annotate_by_classifier,
+    annotate_file_by_classifier,
+)
 from scfm.tools.annotation_by_words import (
     EMBEDDING,
     UNKNOWN,
@@ -95,9 +102,10 @@ def annotate(
     split below ``min_confidence``, or where it is less like the reference than 99 % of the
     reference's own cells are.
 
-    Without one: a model of family scmulan says each cell's type, coarse then fine if it was trained
-    so; the confidence is the probability of what it says, tempered by its calibration
-    (`scfm.tl.calibrate`), below whose threshold a cell is "unknown".
+    Without one: a fine-tuned model (`scfm.tl.finetune_celltype`) says each cell's type by its
+    classifier, calibrated on cells that were held out. A model of family scmulan says it by words,
+    coarse then fine if it was trained so; the confidence is the probability of what it says,
+    tempered by its calibration (`scfm.tl.calibrate`), below whose threshold a cell is "unknown".
 
     Parameters
     ----------
@@ -126,12 +134,17 @@ def annotate(
     ``obs[f"{key_added}_coarse_type"]``.
 
     Raises LabelError where the reference has no such column or no labels, ConfigError without a
-    reference for a model that knows no words for cell types.
+    reference for a model that neither was fine-tuned nor knows words for cell types.
     """
     _check_asked(reference, label_key, smooth)
     adata = adata.copy() if copy else adata
     model, key_added = as_model(model), checked_key(key_added)
     config = input_config(layer, species, minimum_coverage, orthologs=orthologs)
+    if reference is None and model.classifier is not None:
+        annotate_by_classifier(
+            adata, model, _by_classifier(key_added, min_confidence, smooth, batch_size), config
+        )
+        return adata if copy else None
     if reference is None or label_key is None:
         how = _by_words(key_added, n_neighbours, min_confidence, smooth, pooling, batch_size)
         annotate_by_words(adata, model, how, config)
@@ -188,13 +201,17 @@ def annotate_file(
     batch_size: int = 64,
     config: InputConfig | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> AnnotationSummary | WordSummary:
+) -> AnnotationSummary | WordSummary | ClassifierSummary:
     """Label a file's cells in a new h5ad that holds everything an old h5ad did.
 
     The file is read in chunks; what grows with it are the label and two numbers a cell.
     """
     _check_asked(reference, label_key, smooth)
     model, key_added = as_model(model), checked_key(key_added)
+    if reference is None and model.classifier is not None:
+        how = _by_classifier(key_added, min_confidence, smooth, batch_size)
+        reading = config or InputConfig()
+        return annotate_file_by_classifier(path, model, out, how, reading, on_progress)
     if reference is None or label_key is None:
         how = _by_words(key_added, n_neighbours, min_confidence, smooth, pooling, batch_size)
         reading = config or InputConfig()
@@ -255,6 +272,19 @@ def _check_asked(reference: object, label_key: str | None, smooth: bool) -> None
 def _neighbours(n_neighbours: int, min_confidence: float | None) -> NeighbourConfig:
     sure = NeighbourConfig.min_confidence if min_confidence is None else min_confidence
     return NeighbourConfig(n_neighbours=n_neighbours, min_confidence=sure)
+
+
+def _by_classifier(
+    key_added: str, min_confidence: float | None, smooth: bool, batch_size: int
+) -> ClassifierAnnotation:
+    if smooth:
+        raise ConfigError(
+            "smooth is for annotation by words; this model was fine-tuned and says types by its "
+            "classifier. Leave out smooth (--smooth)."
+        )
+    return ClassifierAnnotation(
+        key_added=key_added, min_confidence=min_confidence, batch_size=batch_size
+    )
 
 
 def _by_words(
