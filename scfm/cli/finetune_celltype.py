@@ -26,9 +26,11 @@ def command(
         str, typer.Option(help="What is done about rare types: weights, logits or none.")
     ] = "weights",
     batch_key: Annotated[
-        str | None, typer.Option(help="obs column of batches to hide, with --integrate.")
+        str | None, typer.Option(help="obs column of batches, for --integrate.")
     ] = None,
-    integrate: Annotated[str, typer.Option(help="none, or adversarial.")] = "none",
+    integrate: Annotated[
+        str, typer.Option(help="none, or contrastive: bring batches together.")
+    ] = "none",
     mapping: Annotated[
         Path | None, typer.Option(help="CSV of label and term, for the Cell Ontology.")
     ] = None,

@@ -82,7 +82,7 @@ class CellModel(PreTrainedModel):
         self.calibration: dict[str, Any] | None = None
         self.classifier: CellClassifier | None = None
         if config.classifier is not None:
-            self.classifier = self._new_classifier(ClassifierSpec(**config.classifier))
+            self.classifier = self._new_classifier(ClassifierSpec.read(config.classifier))
 
     @classmethod
     def from_scratch(cls, vocab: GeneVocab, sizes: Any, *, max_genes: int = 2048) -> Any:

@@ -41,12 +41,16 @@ class ClassifierSpec:
     terms: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "labels", tuple(self.labels))
         if list(self.labels) != sorted(set(self.labels)) or len(self.labels) < 2:
             raise ValueError(f"a classifier needs two sorted labels or more, got {self.labels}")
         if self.features not in get_args(Features):
             known = ", ".join(get_args(Features))
             raise ValueError(f"features is '{self.features}'; known are {known}")
+
+    @classmethod
+    def read(cls, found: Mapping[str, Any]) -> "ClassifierSpec":
+        """From config.json. Raises TypeError, ValueError or KeyError for what is none."""
+        return cls(**{**found, "labels": tuple(map(str, found["labels"]))})
 
     def to_dict(self) -> dict[str, Any]:
         """For config.json."""

@@ -1,6 +1,7 @@
-"""Scores of cell types -> loss, whatever the types' shares; and batches not to be told apart.
+"""Scores of cell types -> loss, whatever the types' shares; and cells of a type brought together.
 
-in   scores (n_cells, n_types), each cell's type; how many training cells each type has
+in   scores (n_cells, n_types), each cell's type; how many training cells each type has. Of
+     integration, the cells' vectors, types and batches
 out  a scalar: the mean over cells
 
 Rare types, by option. "weights": a cell weighs n / (k n_type), so that every type counts alike
@@ -9,14 +10,15 @@ in training and not in use, which is least at the scores that are best for equal
 al. 2021, arXiv:2007.07314). "none": as the cells come.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 Balance = Literal["weights", "logits", "none"]
+CONTRAST = 0.1  # temperature of cosines
 
 
 class TypeBalance(NamedTuple):
@@ -49,47 +51,30 @@ def type_loss(
     return (balance.weight[truth] * each).mean()
 
 
-class Reversed(torch.autograd.Function):
-    """The same forwards; backwards the gradient with its sign turned, times ``strength``.
-
-    Source: Ganin & Lempitsky 2015, arXiv:1409.7495.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.strength = strength
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return -ctx.strength * gradient, None
-
-
-class BatchDiscriminator(nn.Module):
-    """Guesses a cell's batch from its state and its type; the state is pushed to make that hard.
-
-    It is told the type, so that what is pressed out is what tells batches apart within a type, and
-    not the types themselves where batches differ in their shares (Long et al. 2018,
-    arXiv:1705.10667).
-    """
-
-    def __init__(self, d: int, n_types: int, n_batches: int, d_hidden: int = 64):
-        super().__init__()
-        self.n_types = n_types
-        self.hidden = nn.Linear(d + n_types, d_hidden)
-        self.out = nn.Linear(d_hidden, n_batches)
-
-    def forward(
-        self, states: Float[Tensor, "cell d"], types: Int[Tensor, " cell"], strength: float
-    ) -> Float[Tensor, "cell batch"]:
-        told = F.one_hot(types, self.n_types).to(states.dtype)
-        seen = torch.cat([Reversed.apply(states, strength), told], dim=1)
-        return self.out(F.relu(self.hidden(seen)))
-
-
-def batch_loss(
-    scores: Float[Tensor, "cell batch"], batch: Int[Tensor, " cell"]
+def contrastive_loss(
+    vectors: Float[Tensor, "cell d"],
+    types: Int[Tensor, " cell"],
+    batch: Int[Tensor, " cell"],
+    temperature: float = CONTRAST,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the batch, over cells that have one (-1: none); the mean over all cells."""
-    each = F.cross_entropy(scores, batch, ignore_index=-1, reduction="none")
+    """How much nearer cells of other types are than cells of one's own type in other batches.
+
+    Of each cell, the mean over cells of its type in other batches of -log of the share that one of
+    them has among these and all cells of other types, by exp(cosine / temperature); the mean over
+    cells, 0 for one that has no such company. Cells of the same type and batch neither attract nor
+    repel: to push them away would be to keep batches apart. Supervised contrastive learning (Khosla
+    et al. 2020, arXiv:2004.11362) but for that.
+    """
+    near = F.normalize(vectors.float(), dim=1)
+    similarity = near @ near.T / temperature
+    has_batch = batch >= 0
+    is_same_type = types[:, None] == types
+    is_company = is_same_type & (batch[:, None] != batch) & has_batch[:, None] & has_batch
+    compared = similarity.masked_fill(is_same_type & ~is_company, -torch.inf)
+    n_company = is_company.sum(1)
+    has_any = n_company > 0
+    # a cell alone in its type would have nothing to be compared with: its row is not looked at
+    total = torch.where(has_any[:, None], compared, similarity).logsumexp(1, keepdim=True)
+    log_share = torch.where(is_company, similarity - total, 0.0)
+    each = -log_share.sum(1) / n_company.clamp_min(1)
     return each.mean()

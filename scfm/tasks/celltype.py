@@ -8,6 +8,7 @@ are those of the best checkpoint, or the probe's, where training made nothing be
 """
 
 import copy
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,8 +18,10 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from safetensors.numpy import load_file, save_file
 
+from scfm.batch import CellBatch
 from scfm.data.split import Split
 from scfm.data.write import atomic_path
 from scfm.errors import ConfigError
@@ -85,8 +88,8 @@ class CelltypeConfig:
     patience
         Validations without a better one after which training stops.
     integrate, integrate_weight
-        Whether, and how strongly, what tells batches of one type apart is pressed out of the cell's
-        vector, by an adversary.
+        Whether, and how strongly, cells of one type from different batches are brought together
+        (`scfm.objectives.classification.contrastive_loss`).
     """
 
     method: Method = "lora"
@@ -167,9 +170,12 @@ def fit_classifier(
     *,
     label_key: str = "",
     terms: dict[str, str] | None = None,
+    features: Float[np.ndarray, "cell feature"] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FittedClassifier | None:
     """Fine-tune; ``model`` itself is changed. ``out`` gets metrics.csv, and checkpoints meanwhile.
+
+    ``features`` are those of all cells of the pool by the model as it comes, where they are known.
 
     Of several processes the first returns what was found, the others None.
     """
@@ -181,7 +187,7 @@ def fit_classifier(
         terms={label: term for label, term in (terms or {}).items() if label in pool.labels},
     )
     split = _bounded(split, config)
-    probe = _probe(model, pool, split, spec, config, out, on_progress)
+    probe = _probe(model, pool, split, spec, config, out, features, on_progress)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         classifier = model.add_classifier(spec).know(*probe.tensors())
@@ -196,7 +202,8 @@ def fit_classifier(
     if start is None:
         return None
     curve = [(0, began), *curve]
-    best_step = _best_step(out, began)
+    # the probe's vectors are not integrated
+    best_step = _best_step(out, began if config.integrate == "none" else math.inf)
     found = start if best_step == 0 else _at_step(start, pool, split, config, out, best_step)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return FittedClassifier(found.eval(), probe, by_probe, curve, best_step)
@@ -230,6 +237,7 @@ def _probe(
     spec: ClassifierSpec,
     config: CelltypeConfig,
     out: Path,
+    features: Float[np.ndarray, "cell feature"] | None,
     on_progress: Callable[[int, int], None],
 ) -> Probe:
     """The first process fits it; the others read what it wrote, so that all begin alike."""
@@ -242,11 +250,10 @@ def _probe(
             rng = np.random.default_rng([config.seed, 0x9203])
             cells = np.sort(rng.choice(cells, config.probe_cells, replace=False))
         every = np.concatenate([cells, split.validation])
-        found = of_pool(
-            *(model, pool, every),
-            lambda batch: model.cell_features(batch, model(batch), spec.pooling, spec.features),
-            on_progress,
-        )
+        if features is None:
+            found = features_of(model, pool, every, spec, on_progress)
+        else:
+            found = features[every]
         types = pool.types[every]
         made.append(
             fit_probe(
@@ -265,6 +272,21 @@ def _probe(
     probe = made[0] if made else Probe(**load_file(path), **told)
     decided_by_first(lambda: None)  # until all have read it
     return probe
+
+
+def features_of(
+    model: CellModel,
+    pool: LabelledPool,
+    cells: Int[np.ndarray, " cell"],
+    spec: ClassifierSpec,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Float[np.ndarray, "cell feature"]:
+    """What a classifier of this kind reads of some cells."""
+
+    def read(cells: CellBatch) -> torch.Tensor:
+        return model.cell_features(cells, model(cells), spec.pooling, spec.features)
+
+    return of_pool(model, pool, cells, read, on_progress)
 
 
 def validation_loss(
@@ -296,8 +318,7 @@ def _train(
             model,
             balance_of(pool, split, config),
             config.optim,
-            n_batches=int(pool.batches.max()) + 1 if config.integrate != "none" else 0,
-            integrate_weight=config.integrate_weight,
+            integrate_weight=0.0 if config.integrate == "none" else config.integrate_weight,
             seed=config.seed,
         )
     cells = CellDataModule(

@@ -1,4 +1,4 @@
-"""The fine-tuning task: say the type of each cell, and by wish hide its batch.
+"""The fine-tuning task: say the type of each cell, and by wish bring batches together.
 
 in   packed cells with codes of types and batches
 out  the loss, what is logged of it, and when to stop
@@ -16,20 +16,21 @@ from scfm.batch import CellBatch
 from scfm.errors import DivergedError
 from scfm.metrics import macro_f1_of
 from scfm.model.base import CellModel
-from scfm.objectives.classification import BatchDiscriminator, TypeBalance, batch_loss, type_loss
+from scfm.objectives.classification import TypeBalance, contrastive_loss, type_loss
 from scfm.train.datamodule import MicroBatch
 from scfm.train.gradients import undivided
 from scfm.train.optim import OptimConfig, build_optimizer
 from scfm.train.sharding import is_sharded, shard
 from scfm.train.strategy import offloads_optimizer
 
-Integration = Literal["none", "adversarial"]
+Integration = Literal["none", "contrastive"]
 
 
 class CelltypeModule(L.LightningModule):
     """Model with a classifier + loss + what is logged of it.
 
-    ``n_batches`` above 0 adds the adversary; ``seed`` is for dropout.
+    ``integrate_weight`` above 0 adds what brings batches together (comparisons are within one
+    process's micro-batch); ``seed`` is for dropout.
     """
 
     weight: torch.Tensor
@@ -41,8 +42,7 @@ class CelltypeModule(L.LightningModule):
         balance: TypeBalance,
         optim: OptimConfig,
         *,
-        n_batches: int = 0,
-        integrate_weight: float = 1.0,
+        integrate_weight: float = 0.0,
         seed: int = 0,
     ):
         super().__init__()
@@ -51,13 +51,7 @@ class CelltypeModule(L.LightningModule):
         self.integrate_weight = integrate_weight
         self.register_buffer("weight", balance.weight, persistent=False)
         self.register_buffer("gain", balance.gain, persistent=False)
-        spec = model.classifier.spec
-        self.n_types = len(spec.labels)
-        self.discriminator = (
-            BatchDiscriminator(model.width(spec.pooling), self.n_types, n_batches)
-            if n_batches
-            else None
-        )
+        self.n_types = len(model.classifier.spec.labels)
         self.confusion = np.zeros((self.n_types, self.n_types + 1))
 
     def configure_model(self) -> None:
@@ -72,12 +66,11 @@ class CelltypeModule(L.LightningModule):
         types = cells.labels["type"]
         loss = type_loss(scores, types, TypeBalance(self.weight, self.gain))
         found = {"loss": loss, "loss_type": loss, "scores": scores}
-        if self.discriminator is not None:
+        if self.integrate_weight:
             spec = self.model.classifier.spec  # pyright: ignore[reportOptionalMemberAccess]
-            vectors = self.model.pool(states, spec.pooling).float()
-            guessed = self.discriminator(vectors, types, self.integrate_weight)
-            found["batch_loss"] = batch_loss(guessed, cells.labels["batch"])
-            found["loss"] = loss + found["batch_loss"]
+            vectors = self.model.pool(states, spec.pooling)
+            found["batch_loss"] = contrastive_loss(vectors, types, cells.labels["batch"])
+            found["loss"] = loss + self.integrate_weight * found["batch_loss"]
         return found
 
     def on_train_batch_start(self, batch: MicroBatch, batch_idx: int) -> None:

@@ -6,6 +6,7 @@ out  RUN/model, a model folder (weights, labels, calibration, split, README.md w
 """
 
 import json
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -61,6 +62,8 @@ FEWEST_CELLS = 2  # of a label: one cell cannot be learned from and held out
 BESIDE = ("pca_logistic", "hvg_logistic", "majority")  # baselines that the card shows
 BASELINE_CELLS = 20_000  # training cells the baselines learn from, and judged cells, at most
 METRICS = "metrics.json"
+# what a run that was stopped leaves behind
+UNFINISHED = {"config.yaml", "metrics.csv", "checkpoints", "nonfinite.json", PROBE}
 
 
 @dataclass(frozen=True)
@@ -199,16 +202,20 @@ def _check(config: CelltypeConfig, batch_key: str | None) -> None:
     if config.integrate == "none" and batch_key is not None:
         raise ConfigError(
             f"batch_key is '{batch_key}', and integrate is 'none', so batches have no meaning. Ask "
-            "for it: --integrate adversarial; to hold donors out: --holdout."
+            "for it: --integrate contrastive; to hold donors out: --holdout."
         )
 
 
 def _begin(out: Path, config: CelltypeConfig) -> None:
-    """An empty run folder, and what the run is."""
+    """A run folder, new, empty or left by a run that did not end; and what the run is."""
 
     def begin() -> None:
-        if out.is_dir() and any(out.iterdir()):
+        found = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        if found - UNFINISHED:
             raise ConfigError(f"{out} already holds files. Give another --out.")
+        for name in found:
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         make_folder(out)
         with atomic_path(out / "config.yaml") as temporary:
             temporary.write_text(to_yaml(config))

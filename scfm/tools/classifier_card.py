@@ -73,7 +73,7 @@ def method_in_words(config: CelltypeConfig) -> str:
         "lora": f"LoRA of rank {config.lora.rank}",
         "full": "full fine-tuning",
     }[config.method]
-    return words if config.integrate == "none" else f"{words}, batches hidden by an adversary"
+    return words if config.integrate == "none" else f"{words}, batches brought together"
 
 
 def classifier_card(model: CellModel, found: "CelltypeFinetuning") -> str:

@@ -118,7 +118,8 @@ def _decoder_in_words(sizes: dict[str, Any]) -> list[str]:
 
 
 def _steps_in_words(made: dict[str, Any]) -> str:
-    return "" if "converted_from" in made else f", {made.get('steps', 0):,} steps"
+    is_other = "converted_from" in made or "finetuned" in made
+    return "" if is_other else f", {made.get('steps', 0):,} steps"
 
 
 def _classifier_in_words(spec: dict[str, Any] | None, made: dict[str, Any]) -> list[str]:
