@@ -37,9 +37,14 @@ def read_settings(name: str, overrides: Iterable[str] = ()) -> tuple[dict[str, A
         raise ConfigError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{path} must hold 'key: value' lines, got {type(settings).__name__}.")
+    return with_overrides(settings, overrides), str(path)
+
+
+def with_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """The same settings with ``a.b=c`` applied, unchecked. Changes and returns ``settings``."""
     for override in overrides:
         _apply(settings, override)
-    return settings, str(path)
+    return settings
 
 
 def from_mapping(cls: type[Config], settings: Mapping[str, Any], *, where: str) -> Config:

@@ -1,4 +1,4 @@
-"""scfm annotate: a file of cells, labelled by a reference, a model's words, or marker genes."""
+"""scfm annotate: a file of cells, labelled by a reference, a model, or marker genes."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +11,7 @@ from scfm.cli import options
 
 class Method(StrEnum):
     reference = "reference"
+    classifier = "classifier"
     words = "words"
     markers = "markers"
 
@@ -31,13 +32,14 @@ def command(
     ] = None,
     method: Annotated[
         Method | None,
-        typer.Option(help="Default: by the reference given, else by the model's words."),
+        typer.Option(help="Default: by the reference given, else as the model can."),
     ] = None,
     reference: Annotated[
         Path | None,
         typer.Option(
             help="Folder of scfm reference build; or labelled cells, in any of the same formats. "
-            "Without it the model must know words for cell types."
+            "Without it the model must be fine-tuned (scfm finetune celltype) or know words for "
+            "cell types."
         ),
     ] = None,
     label: Annotated[
@@ -92,7 +94,7 @@ def command(
     minimum_coverage: options.MinimumCoverage = 0.5,
     json: options.Json = False,
 ) -> None:
-    """Label every cell by a labelled reference, by a model's words, or by marker genes.
+    """Label every cell by a labelled reference, by a fine-tuned model, by words, or by markers.
 
     Writes obs["scfm_cell_type"], obs["scfm_confidence"] and obs["scfm_runner_up"]; cells the
     reference does not speak for, or whose label is too unsure, are called "unknown".

@@ -59,6 +59,13 @@ def celltype(
     skip_unknown: Annotated[
         bool, typer.Option("--skip-unknown", help="Leave no label out; several times faster.")
     ] = False,
+    finetune: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also fine-tune the model on what is learned from, by probe, partial, lora or "
+            "full; may be given again. Anew in every fold: slow but for probe."
+        ),
+    ] = None,
     seed: Annotated[
         list[int] | None, typer.Option(help="Of splits and methods; may be given several times.")
     ] = None,
@@ -79,14 +86,20 @@ def celltype(
     (--reference), or on cells at random, which is optimistic.
     """
     config = options.input_config(layer, species, orthologs, False, minimum_coverage)
+    from scfm.config import from_mapping
     from scfm.evaluate.celltype import read_label_mapping
     from scfm.evaluate.celltype_evaluation import evaluate_celltype
     from scfm.evaluate.celltype_inputs import CelltypeData
     from scfm.evaluate.celltype_protocol import ProtocolConfig
     from scfm.evaluate.celltype_report import write_celltype
     from scfm.evaluate.provenance import provenance_of
+    from scfm.tasks.celltype import CelltypeConfig
     from scfm.tools.loading import load
 
+    tunings = [
+        from_mapping(CelltypeConfig, {"method": method}, where="--finetune")
+        for method in finetune or []
+    ]
     cells = CelltypeData(
         query=data,
         label_key=label,
@@ -110,6 +123,7 @@ def celltype(
             reading=config,
             pooling=pooling,
             batch_size=batch_size,
+            finetune=tunings,
             on_progress=progress,
         )
     made = provenance_of(models, [reference, data] if reference else [data])

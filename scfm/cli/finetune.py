@@ -1,14 +1,14 @@
-"""scfm finetune: a small head on a frozen model, trained and judged on held-out data."""
+"""scfm finetune: a model taught something more, and judged on held-out data."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scfm.cli import options
+from scfm.cli import finetune_celltype, options
 
 app = typer.Typer(
-    help="Train a small head on a frozen model, and judge it on what it has not seen.",
+    help="Teach a model something more, and judge it on what it has not seen.",
     no_args_is_help=True,
 )
 
@@ -16,6 +16,9 @@ app = typer.Typer(
 @app.callback()
 def _root() -> None:
     """Without it typer would take a single command for the whole."""
+
+
+app.command("celltype")(finetune_celltype.command)
 
 
 @app.command()

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from scfm.evaluate.celltype_scoring import score_runs
 from scfm.evaluate.contamination import Contamination, find_contamination, pretraining_data
 from scfm.evaluate.splits import SplitPlan
 from scfm.evaluate.type_baselines import BASELINES
+from scfm.evaluate.type_finetuned import FineTuned
 from scfm.evaluate.type_methods import Cells, Embedded, Method
 from scfm.evaluate.type_models import (
     UNTRAINED_NOTE,
@@ -42,6 +44,7 @@ from scfm.evaluate.type_models import (
 )
 from scfm.metrics import macro_f1
 from scfm.model.base import CellModel
+from scfm.tasks.celltype import CelltypeConfig
 from scfm.tasks.probability_calibration import ProbabilityCalibration
 from scfm.tasks.type_probabilities import TypeProbabilities
 from scfm.tokens.inputs import InputConfig, open_input
@@ -123,6 +126,7 @@ def evaluate_celltype(
     batch_size: int = 64,
     baselines: Sequence[Method] = BASELINES,
     more: Sequence[Method] = (),
+    finetune: Sequence[CelltypeConfig] = (),
     on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> CelltypeResult:
     """Judge models beside the baselines on the same cells.
@@ -133,6 +137,8 @@ def evaluate_celltype(
         By name or folder; a folder's record of pretraining is searched for the judged cells.
     more
         Further methods, such as one of your own (`scfm.evaluate.type_methods.Method`).
+    finetune
+        Ways to fine-tune every model on the cells learned from, anew in every fold.
     on_progress
         Called with what is done ("embed ...", "evaluate"), how much of it, and how much there is.
 
@@ -150,9 +156,11 @@ def evaluate_celltype(
         )
     asking = _Asking(opened, reading, pooling, batch_size, on_progress)
     asked = ask_models(models, asking, data, config.seeds[0])
-    cells = Cells(opened.log_counts, asked.embedded, asked.given)
+    rows = np.arange(len(opened.labels))
+    cells = Cells(opened.log_counts, asked.embedded, asked.given, rows)
     typing = TypingData(cells, opened.labels, opened.groups)
-    methods = [*asked.methods, *more, *baselines]
+    tuned = [_finetuned(*pair, models, asking) for pair in product(models, finetune)]
+    methods = [*asked.methods, *tuned, *more, *baselines]
     runs = run_methods(
         *(typing, plan, methods, config),
         seed=config.seeds[0],
@@ -196,6 +204,26 @@ def ask_models(
             own = ProbabilityCalibration()  # its temperature is in what it says
             found.methods.append(Given(key, f"{short}, by words", note, own))
     return found
+
+
+def _finetuned(
+    name: str, config: CelltypeConfig, models: Mapping[str, CellModel], asking: _Asking
+) -> FineTuned:
+    """A model to be fine-tuned in every fold."""
+    opened, model, short = asking.opened, models[name], _short(name, models)
+    members = tuple(asking.members(model))
+    first = np.cumsum([0, *(member.source.n_cells for member in members[:-1])])
+    places = [start + cells.rows for start, cells in zip(first, opened.sets, strict=True)]
+    return FineTuned(
+        key=f"{short}_{config.method}",
+        name=f"{short}, fine-tuned ({config.method})",
+        note="learned the labels of the cells learned from, anew in every fold",
+        model=model,
+        members=members,
+        places=np.concatenate(places),
+        config=config,
+        groups=opened.groups,
+    )
 
 
 def _per_seed(

@@ -48,11 +48,14 @@ class Cells:
         What models made of the cells, by the method's key.
     given
         Answers that hang on no reference (a fine-tuned head, words), by the method's key.
+    rows
+        Rows of the evaluation's table, for a method that reads the cells themselves.
     """
 
     log_counts: sp.csr_matrix = field(repr=False)
     embedded: Mapping[str, Embedded] = field(default_factory=dict, repr=False)
     given: Mapping[str, TypeProbabilities] = field(default_factory=dict, repr=False)
+    rows: Int[np.ndarray, " cell"] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.log_counts.indptr) - 1
@@ -62,6 +65,7 @@ class Cells:
             self.log_counts[rows],
             {key: found.part(rows) for key, found in self.embedded.items()},
             {key: found.part(rows) for key, found in self.given.items()},
+            None if self.rows is None else self.rows[rows],
         )
 
 

@@ -193,12 +193,16 @@ class CellConfig(PreTrainedConfig):
         Most genes of a cell seen in training; embedding takes all and says when that is more.
     architecture
         The family's sizes as a mapping.
+    classifier
+        What a fine-tuned model says of a cell (`scfm.model.classifier.ClassifierSpec`); None for
+        a model that was not fine-tuned to say types.
     """
 
     n_tokens: int = 0
     vocab_hash: str = ""
     max_genes: int = 2048
     architecture: dict[str, Any] | None = None
+    classifier: dict[str, Any] | None = None
 
     @property
     def sizes(self) -> ModelSizes | ScfoundationSizes | ScmulanSizes:

@@ -36,7 +36,7 @@ from scfm.train.datamodule import LoaderConfig
 from scfm.train.guard import GuardConfig, require_can_skip
 from scfm.train.loggers import LoggingConfig
 from scfm.train.optim import OptimConfig
-from scfm.train.processes import is_one_of_several, local_world_size, world_size
+from scfm.train.settings import as_started
 from scfm.train.strategy import build_strategy
 from scfm.train.trainer import TrainConfig
 
@@ -220,11 +220,7 @@ def _flat(run: PretrainRun) -> dict[str, Any]:
 
 def on_these_processes(run: PretrainRun) -> PretrainRun:
     """The run on as many processes as there are: torchrun's numbers, where it started this one."""
-    if not is_one_of_several():
-        return run
-    devices = local_world_size()
-    numbers = {"devices": devices, "num_nodes": world_size() // devices}
-    return replace(run, train=replace(run.train, **numbers))
+    return replace(run, train=as_started(run.train))
 
 
 def absolute(run: PretrainRun) -> PretrainRun:

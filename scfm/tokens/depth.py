@@ -46,6 +46,30 @@ def thin(
     return thinned, rates
 
 
+def thin_rows(
+    rows: CountRows, keys: UInt64[np.ndarray, " cell"], *, probability: float, min_counts: int
+) -> CountRows:
+    """The same cells, each with ``probability`` sequenced less deeply: see `thin`.
+
+    Expected counts, which are no molecules, stay as they are.
+    """
+    if not probability or not np.issubdtype(rows.counts.dtype, np.integer):
+        return rows
+    thinned, _ = thin(
+        rows.indptr, rows.counts, keys, probability=probability, min_counts=min_counts
+    )
+    return _without_zeros(rows, thinned)
+
+
+def _without_zeros(rows: CountRows, counts: Int[np.ndarray, " nonzero"]) -> CountRows:
+    is_left = counts > 0
+    indptr = np.concatenate([[0], np.cumsum(is_left)])[rows.indptr]
+    return CountRows(
+        *(indptr, rows.indices[is_left], counts[is_left].astype(np.int32)),
+        *(rows.cell_index, rows.dataset),
+    )
+
+
 def round_expected(
     rows: CountRows,
     column_to_gene: Int[np.ndarray, " column"],
@@ -62,10 +86,7 @@ def round_expected(
     whole = np.zeros(len(rows.counts), dtype=np.int64)
     slots = column_slots(column_to_gene, n_genes)
     _round_rows(*csr_arrays(rows), slots, n_genes, keys, whole)
-    is_left = whole > 0
-    indptr = np.concatenate([[0], np.cumsum(is_left)])[rows.indptr]
-    counts = whole[is_left].astype(np.int32)
-    return CountRows(indptr, rows.indices[is_left], counts, rows.cell_index)
+    return _without_zeros(rows, whole)
 
 
 @compiled

@@ -7,15 +7,15 @@ Cell numbers run through the sources in order.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from scfm.batch import CellBatch
 from scfm.data.blocked import BlockedSource, in_blocks
-from scfm.data.counts import CellSource
+from scfm.data.counts import CellSource, CountRows
 from scfm.data.gene_report import GeneReport
 from scfm.data.order import LANES, SHUFFLED_LANES, Blocks
 from scfm.data.store import KEPT_BLOCKS, Store, names_once
@@ -33,6 +33,9 @@ class PoolMember:
     source: CellSource
     tokenizer: CellTokenizer
     reports: tuple[GeneReport, ...] = ()
+
+
+Tokenize = Callable[[PoolMember, CountRows, Bool[np.ndarray, " cell"]], CellBatch]
 
 
 class CellPool:
@@ -105,14 +108,25 @@ class CellPool:
 
         Cells come back grouped by source, in the given order within each. Several threads may ask.
         """
+
+        def examples(member: PoolMember, rows: CountRows, mine: Bool[np.ndarray, " cell"]):
+            keys = cell_keys(self.seed, epoch[mine], cells[mine])
+            return member.tokenizer.training(rows, keys)
+
+        return self.tokenized(cells, examples)
+
+    def tokenized(self, cells: Int[np.ndarray, " cell"], tokenize: Tokenize) -> CellBatch:
+        """Any cells of the pool, read and made tokens of by ``tokenize``, a source at a time.
+
+        It gets the member, rows of it, and which of ``cells`` these are.
+        """
         owner = np.searchsorted(self.first, cells, side="right") - 1
         parts = []
         for number in np.unique(owner):
             mine = owner == number
             with self._reading:
                 rows = self.sources[number].rows(cells[mine] - self.first[number])
-            keys = cell_keys(self.seed, epoch[mine], cells[mine])
-            batch = self.members[number].tokenizer.training(rows, keys)
+            batch = tokenize(self.members[number], rows, mine)
             parts.append(renumber(batch, cells[mine]))
         return concatenate(parts)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scfm.tools.annotation import annotate
+    from scfm.tools.celltype_finetuning import finetune_celltype
     from scfm.tools.denoising import denoise
     from scfm.tools.drug_response import drug_features
     from scfm.tools.embedding import embed
@@ -31,6 +32,7 @@ __all__ = [
     "drug_features",
     "embed",
     "export_model",
+    "finetune_celltype",
     "finetune_perturbation",
     "gene_embedding",
     "gene_modules",
@@ -51,6 +53,7 @@ _LAZY = {
     "drug_features": "scfm.tools.drug_response",
     "embed": "scfm.tools.embedding",
     "export_model": "scfm.tools.export_model",
+    "finetune_celltype": "scfm.tools.celltype_finetuning",
     "finetune_perturbation": "scfm.tools.perturbation",
     "gene_embedding": "scfm.tools.gene_embeddings",
     "gene_modules": "scfm.tools.module_activity",

@@ -1,10 +1,10 @@
-"""scfm.tl.annotate, and the same for a file: cell types three ways under one call.
+"""scfm.tl.annotate, and the same for a file: cell types four ways under one call.
 
-in   AnnData or a path; a reference, a model that knows words for cell types, or marker genes
+in   AnnData or a path; a reference, a model with a classifier or words for types, or marker genes
 out  obs["scfm_cell_type"], ["scfm_confidence"], ["scfm_runner_up"]; settings in uns["scfm"]
 
-"reference": scfm.tools.annotation_by_reference; "words": annotation_by_words; "markers":
-annotation_by_markers.
+"reference": scfm.tools.annotation_by_reference; "classifier": annotation_by_classifier; "words":
+annotation_by_words; "markers": annotation_by_markers.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,12 @@ from scfm.tasks.neighbours import NeighbourConfig
 from scfm.tasks.reference import Reference, checked_vote
 from scfm.tasks.smoothing import SmoothingConfig
 from scfm.tokens.inputs import InputConfig
+from scfm.tools.annotation_by_classifier import (
+    ClassifierAnnotation,
+    ClassifierSummary,
+    annotate_by_classifier,
+    annotate_file_by_classifier,
+)
 from scfm.tools.annotation_by_markers import (
     MarkerAnnotation,
     MarkerSummary,
@@ -45,7 +51,7 @@ from scfm.tools.reference import ReferenceConfig, as_reference, reference_of
 if TYPE_CHECKING:
     from anndata import AnnData
 
-Method = Literal["reference", "words", "markers"]
+Method = Literal["reference", "classifier", "words", "markers"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
@@ -76,13 +82,23 @@ class Annotation:
         self._check_together()
 
     @property
-    def way(self) -> Method:
-        """The method asked for; else by a reference where one is given, by markers likewise."""
+    def way(self) -> Method | Literal["model"]:
+        """The method asked for; else by a reference where one is given, by markers likewise.
+
+        "model": as the model can, see `way_of`.
+        """
         if self.method is not None:
             return self.method  # pyright: ignore[reportReturnType]
         if self.reference is not None:
             return "reference"
-        return "words" if self.markers is None else "markers"
+        return "model" if self.markers is None else "markers"
+
+    def way_of(self, model: CellModel) -> Method:
+        """The same with a model at hand: by its classifier where it was fine-tuned, else words."""
+        way = self.way
+        if way == "model":
+            return "words" if model.classifier is None else "classifier"
+        return way
 
     def _check_together(self) -> None:
         """ConfigError for arguments that do not go together."""
@@ -97,9 +113,9 @@ class Annotation:
                 "Annotation by reference needs one: reference=... (--reference REF), a folder of "
                 "scfm reference build, or labelled cells with label_key= (--label)."
             )
-        if self.way == "words" and self.reference is not None:
+        if self.way in ("words", "classifier") and self.reference is not None:
             raise ConfigError(
-                "Annotation by words needs no reference; leave it out, or ask for "
+                f"Annotation by {self.way} needs no reference; leave it out, or ask for "
                 "method='reference' (--method reference)."
             )
         if self.way != "markers" and self.markers is not None:
@@ -116,6 +132,23 @@ class Annotation:
     def needs_model(self) -> bool:
         """Markers need none."""
         return self.way != "markers"
+
+    def by_classifier(self) -> ClassifierAnnotation:
+        if self.smooth:
+            raise ConfigError(
+                "smooth is for annotation by words; this model was fine-tuned and says types by "
+                "its classifier. Leave out smooth (--smooth)."
+            )
+        if self.ontology:
+            raise ConfigError(
+                "ontology is for annotation by reference or by markers. A classifier's types are "
+                "mapped afterwards: scfm.tl.map_labels(adata, 'scfm_cell_type')."
+            )
+        return ClassifierAnnotation(
+            key_added=self.key_added,
+            min_confidence=self.min_confidence,
+            batch_size=self.batch_size,
+        )
 
     def by_words(self) -> WordAnnotation:
         if self.ontology:
@@ -191,7 +224,7 @@ def annotate(
     minimum_coverage: float = 0.5,
     copy: bool = False,
 ) -> "AnnData | None":
-    """Label every cell: by a reference, by a model's words, or by marker genes.
+    """Label every cell: by a reference, a fine-tuned model, a model's words, or marker genes.
 
     By reference: both sets are embedded with the model (``layer`` says where the query's counts
     are; the reference's are found). What sequencing depth does to the embedding within a label is
@@ -199,6 +232,9 @@ def annotate(
     asked. The confidence is a probability, calibrated on the reference's own cells; a cell is
     "unknown" below the threshold that was fitted with it, or where it is less like the reference
     than 99 % of the reference's own cells are.
+
+    By classifier: a fine-tuned model (`scfm.tl.finetune_celltype`) says each cell's type,
+    calibrated on cells that were held out.
 
     By words: a model of family scmulan says each cell's type, coarse then fine if it was trained
     so; the confidence is the probability of what it says, tempered by its calibration
@@ -212,7 +248,8 @@ def annotate(
     model
         From :func:`scfm.load`, or a path or hub id; not needed by markers.
     method
-        "reference", "words" or "markers"; None: by what is given, a reference before all.
+        "reference", "classifier", "words" or "markers"; None: by what is given, a reference before
+        all; with neither reference nor markers as the model can.
     reference
         What `scfm.tl.build_reference` returned or saved; or labelled cells with raw counts, of any
         readable format, of which a reference is made now.
@@ -239,7 +276,7 @@ def annotate(
     ontology
         Also say each cell's type as the deepest term of the Cell Ontology whose probability
         reaches ``ontology_threshold`` (None: 0.8): True, or what labels mean where their names do
-        not say it. Not by words.
+        not say it. Not by words or classifier.
     pooling
         The embedding neighbours are found in and that is kept; by words "type" or "prompt".
 
@@ -254,8 +291,8 @@ def annotate(
     ``obs[f"{key_added}_ontology_term"]``, ``_ontology_name`` and ``_ontology_confidence``.
 
     Raises LabelError where the reference has no such column or no labels, ModelError for a
-    reference of another model, ConfigError for what does not go together, or a model that knows no
-    words for cell types and is given no reference.
+    reference of another model, ConfigError for what does not go together, or a model that neither
+    was fine-tuned nor knows words for cell types and is given no reference.
     """
     asked = Annotation(
         method=method,
@@ -277,13 +314,16 @@ def annotate(
     reading = input_config(layer, species, minimum_coverage, orthologs=orthologs)
     if asked.way == "markers":
         annotate_by_markers(adata, asked.by_markers(), reading)
-    elif asked.way == "words":
-        annotate_by_words(adata, _model(model, asked), asked.by_words(), reading)
+        return adata if copy else None
+    used = _model(model, asked)
+    way = asked.way_of(used)
+    if way == "classifier":
+        annotate_by_classifier(adata, used, asked.by_classifier(), reading)
+    elif way == "words":
+        annotate_by_words(adata, used, asked.by_words(), reading)
     else:
-        used = _model(model, asked)
-        annotate_by_reference(
-            adata, used, ready_reference(asked, used, reading), asked.by_reference(), reading
-        )
+        reference = ready_reference(asked, used, reading)
+        annotate_by_reference(adata, used, reference, asked.by_reference(), reading)
     return adata if copy else None
 
 
@@ -295,7 +335,7 @@ def annotate_file(
     config: InputConfig | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     **settings: Any,
-) -> AnnotationSummary | WordSummary | MarkerSummary:
+) -> AnnotationSummary | ClassifierSummary | WordSummary | MarkerSummary:
     """Label a file's cells in a new h5ad that holds everything an old h5ad did.
 
     The file is read in chunks; what grows with it are the labels and a few numbers a cell.
@@ -305,7 +345,11 @@ def annotate_file(
     if asked.way == "markers":
         return annotate_file_by_markers(path, out, asked.by_markers(), reading, on_progress)
     used = _model(model, asked)
-    if asked.way == "words":
+    way = asked.way_of(used)
+    if way == "classifier":
+        how = asked.by_classifier()
+        return annotate_file_by_classifier(path, used, out, how, reading, on_progress)
+    if way == "words":
         return annotate_file_by_words(path, used, out, asked.by_words(), reading, on_progress)
     reference = ready_reference(asked, used, reading)
     return annotate_file_by_reference(
@@ -361,7 +405,8 @@ def _require_as_built(reference: Reference, asked: Annotation) -> None:
 def _model(model: CellModel | str | Path | None, asked: Annotation) -> CellModel:
     if model is None:
         raise ConfigError(
-            f"Annotation by {asked.way} needs a model: model=... (--model). Without one there are "
+            f"Annotation by {'words' if asked.way == 'model' else asked.way} needs a model: "
+            "model=... (--model). Without one there are "
             "markers: method='markers' (--method markers)."
         )
     return as_model(model)

@@ -49,6 +49,7 @@ def describe(
     }
 
 
+LABELS_SHOWN = 12
 BUFFERS = (".directions",)  # drawn, not learned: the Performer's random features
 
 
@@ -69,6 +70,7 @@ def describe_model(path: Path) -> dict[str, Any]:
         "n_genes": vocab.n_genes,
         "vocab_hash": vocab.hash,
         "max_genes": config["max_genes"],
+        "classifier": config.get("classifier"),
         "provenance": provenance,
     }
 
@@ -147,6 +149,7 @@ def _model_in_words(found: dict[str, Any]) -> str:
         f"{found['n_genes']:,} genes, vocabulary {found['vocab_hash'][:12]}",
         f"weights sha256 {made['weights_sha256'][:12]}, as saved",
         f"made by {made.get('made_by', 'unknown')}" + _steps_in_words(made),
+        *_classifier_in_words(found["classifier"], made),
         *_origin_in_words(made),
     ]
     data = made.get("data", {})
@@ -165,7 +168,18 @@ def _decoder_in_words(sizes: dict[str, Any]) -> list[str]:
 
 
 def _steps_in_words(made: dict[str, Any]) -> str:
-    return "" if "converted_from" in made else f", {made.get('steps', 0):,} steps"
+    is_other = "converted_from" in made or "finetuned" in made
+    return "" if is_other else f", {made.get('steps', 0):,} steps"
+
+
+def _classifier_in_words(spec: dict[str, Any] | None, made: dict[str, Any]) -> list[str]:
+    """Of a fine-tuned model: which types it says, and how well it did on held-out cells."""
+    if spec is None:
+        return []
+    labels = spec["labels"]
+    shown = ", ".join(labels[:LABELS_SHOWN]) + (" ..." if len(labels) > LABELS_SHOWN else "")
+    scores = made.get("finetuned", {}).get("verdict")
+    return [f"says {len(labels)} types: {shown}", *([scores] if scores else [])]
 
 
 def _origin_in_words(made: dict[str, Any]) -> list[str]:

@@ -41,11 +41,13 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     """Two groups: weights of linear layers decay; embeddings, norms and biases do not.
 
     A rare gene's embedding gets a gradient only when the gene is seen; decay would pull it to
-    zero in between.
+    zero in between. Frozen weights are in neither.
     """
     decayed, spared = [], []
     for layer in module.modules():
         for name, parameter in layer.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
             is_matrix = isinstance(layer, nn.Linear) and name == "weight"
             (decayed if is_matrix else spared).append(parameter)
     return [

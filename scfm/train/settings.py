@@ -4,8 +4,10 @@ in   the ``train`` section of a run
 out  TrainConfig
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from scfm.train.processes import is_one_of_several, local_world_size, world_size
 
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
 Strategy = Literal["auto", "ddp", "fsdp", "deepspeed_1", "deepspeed_2", "deepspeed_3"]
@@ -49,3 +51,11 @@ class TrainConfig:
         """The ZeRO stage of a DeepSpeed strategy; None for all others."""
         name, _, stage = self.strategy.partition("_")
         return int(stage) if name == "deepspeed" else None
+
+
+def as_started(train: TrainConfig) -> TrainConfig:
+    """On as many processes as there are: torchrun's numbers, where it started this one."""
+    if not is_one_of_several():
+        return train
+    devices = local_world_size()
+    return replace(train, devices=devices, num_nodes=world_size() // devices)
