@@ -66,6 +66,12 @@ def celltype(
             "full; may be given again. Anew in every fold: slow but for probe."
         ),
     ] = None,
+    scvi: Annotated[
+        bool,
+        typer.Option(
+            "--scvi", help="Also judge scVI, trained anew in every fold (pip install 'scfm[scvi]')."
+        ),
+    ] = False,
     seed: Annotated[
         list[int] | None, typer.Option(help="Of splits and methods; may be given several times.")
     ] = None,
@@ -124,6 +130,7 @@ def celltype(
             pooling=pooling,
             batch_size=batch_size,
             finetune=tunings,
+            scvi=scvi,
             on_progress=progress,
         )
     made = provenance_of(models, [reference, data] if reference else [data])

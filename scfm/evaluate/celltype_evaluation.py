@@ -42,6 +42,7 @@ from scfm.evaluate.type_models import (
     untrained,
     words_of,
 )
+from scfm.evaluate.type_scvi import ScviNeighbours, require_scvi
 from scfm.metrics import macro_f1
 from scfm.model.base import CellModel
 from scfm.tasks.celltype import CelltypeConfig
@@ -127,6 +128,7 @@ def evaluate_celltype(
     baselines: Sequence[Method] = BASELINES,
     more: Sequence[Method] = (),
     finetune: Sequence[CelltypeConfig] = (),
+    scvi: bool = False,
     on_progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> CelltypeResult:
     """Judge models beside the baselines on the same cells.
@@ -139,11 +141,15 @@ def evaluate_celltype(
         Further methods, such as one of your own (`scfm.evaluate.type_methods.Method`).
     finetune
         Ways to fine-tune every model on the cells learned from, anew in every fold.
+    scvi
+        Also judge neighbours in scVI's latent space (extra "scvi"), trained anew in every fold.
     on_progress
         Called with what is done ("embed ...", "evaluate"), how much of it, and how much there is.
 
     Raises LabelError, GeneCoverageError and ConfigError for data that cannot be judged on.
     """
+    if scvi:
+        require_scvi()
     config, reading = config or ProtocolConfig(), reading or InputConfig()
     opened = open_cells(data, reading)
     plan = plan_of(data, opened, config, config.seeds[0])
@@ -160,6 +166,7 @@ def evaluate_celltype(
     cells = Cells(opened.log_counts, asked.embedded, asked.given, rows)
     typing = TypingData(cells, opened.labels, opened.groups)
     tuned = [_finetuned(*pair, models, asking) for pair in product(models, finetune)]
+    more = [*more, ScviNeighbours(opened.counts)] if scvi else more
     methods = [*asked.methods, *tuned, *more, *baselines]
     runs = run_methods(
         *(typing, plan, methods, config),

@@ -81,7 +81,14 @@ class OpenedCells:
     log_counts: sp.csr_matrix = field(repr=False)
     labels: np.ndarray = field(repr=False)
     groups: np.ndarray | None = field(repr=False)
+    columns: tuple[np.ndarray, ...] = field(default=(), repr=False)
     n_genes: int = 0
+
+    @property
+    def counts(self) -> sp.csr_matrix:
+        """Raw counts of the same cells on the genes shared, for a method that wants them."""
+        parts = [cells.counts[:, at] for cells, at in zip(self.sets, self.columns, strict=True)]
+        return sp.csr_matrix(sp.vstack(parts, format="csr"))
 
 
 def open_cells(data: CelltypeData, reading: InputConfig) -> OpenedCells:
@@ -103,12 +110,8 @@ def open_cells(data: CelltypeData, reading: InputConfig) -> OpenedCells:
         if data.reference is None and column is not None:
             cells = cells.part(cells.groups(column) != "", NO_GROUP.format(column))
         sets.append(require_classes(cells, key) if number == 0 else cells)
-    if len(sets) == 1:
-        everything = np.arange(len(sets[0].genes))
-        matrices = [log1p_cp10k(sets[0].counts, everything)]
-    else:
-        columns = on_shared_genes(*sets)
-        matrices = [log1p_cp10k(s.counts, c) for s, c in zip(sets, columns, strict=True)]
+    columns = (np.arange(len(sets[0].genes)),) if len(sets) == 1 else tuple(on_shared_genes(*sets))
+    matrices = [log1p_cp10k(s.counts, c) for s, c in zip(sets, columns, strict=True)]
     log_counts = sp.csr_matrix(sp.vstack(matrices, format="csr"))
     return OpenedCells(
         tuple(sets),
@@ -116,6 +119,7 @@ def open_cells(data: CelltypeData, reading: InputConfig) -> OpenedCells:
         log_counts,
         np.concatenate([s.labels for s in sets]),
         _groups_of(data, sets),
+        columns,
         log_counts.shape[1],  # pyright: ignore[reportOptionalSubscript]
     )
 

@@ -106,20 +106,20 @@ def uncentred_neighbours(reference: Reference) -> Fitted:
     """
     counts = reference.cells.log_counts
     svd = TruncatedSVD(n_components(counts), algorithm="arpack", random_state=0).fit(counts)
-    return _neighbours(lambda cells: svd.transform(cells.log_counts), reference)
+    return neighbours_in(lambda cells: svd.transform(cells.log_counts), reference)
 
 
 def principal_neighbours(reference: Reference) -> Fitted:
     """50 principal components of all genes and the vote of 15 neighbours by cosine."""
     pca = reference.principal
-    return _neighbours(lambda cells: pca.transform(cells.log_counts), reference)
+    return neighbours_in(lambda cells: pca.transform(cells.log_counts), reference)
 
 
 def variable_neighbours(reference: Reference) -> Fitted:
     """2,000 most variable genes, 50 principal components, the vote of 15 neighbours by cosine."""
     columns = reference.variable
     pca = components(reference.cells.log_counts[:, columns])
-    return _neighbours(lambda cells: pca.transform(cells.log_counts[:, columns]), reference)
+    return neighbours_in(lambda cells: pca.transform(cells.log_counts[:, columns]), reference)
 
 
 def principal_logistic(reference: Reference) -> Fitted:
@@ -205,7 +205,8 @@ BASELINES = (
 )
 
 
-def _neighbours(represent: Callable[[Cells], Features], reference: Reference) -> Fitted:
+def neighbours_in(represent: Callable[[Cells], Features], reference: Reference) -> Fitted:
+    """The vote of 15 neighbours by cosine in some representation of the cells."""
     k = min(N_NEIGHBOURS, len(reference.labels))
     seen = represent(reference.cells)
     voters = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
