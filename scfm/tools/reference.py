@@ -318,13 +318,13 @@ def _facts(
     source, report = member.source, member.reports[0]
     path = Path(source.name)
     return {
-        "data": path.name,  # no path: a reference is shared, and names no machine
+        "data": path.name,  # no more of the path: a reference is shared, and names no machine
         "data_sha256": sha256(path) if path.exists() else "",
         "n_cells": source.n_cells,
         "counts_from": source.counts_from,
         "species": report.species,
         "orthologs": report.orthologs,
-        "genes": report.to_dict(),
+        "genes": {**report.to_dict(), "name": path.name},
         "label_key": how.label_key,
         "donor_key": how.donor_key or "",
         "seed": how.seed,
