@@ -207,7 +207,8 @@ def rebuild_command(reference: Reference, model: CellModel) -> str:
     words += ["--label", facts["label_key"]]
     if facts["donor_key"]:
         words += ["--donor", facts["donor_key"]]
-    words += ["--orthologs"] if facts["species"] == "mouse" else []
+    words += ["--layer", facts["layer"]] if facts["layer"] else []
+    words += ["--orthologs"] if facts["orthologs"] else []
     return shlex.join([*words, "--out", str(reference.folder or "REF")])
 
 
@@ -329,6 +330,7 @@ def _facts(
         "donor_key": how.donor_key or "",
         "seed": how.seed,
         "precision": how.precision,
+        "layer": reading.layer or "",
         "minimum_coverage": reading.minimum_coverage,
         "model_family": str(model.config.model_type),
         "weights_sha256": model_id(model),
