@@ -93,10 +93,11 @@ class MarkerScorer:
         summed = sp.csr_matrix((np.ones(shape[0]), (column, self.gene_of_column)), shape)
         counts = sp.csr_matrix((rows.counts, rows.indices, rows.indptr), (rows.n_cells, shape[0]))
         ranked = sp.csr_matrix(counts.astype(np.float64) @ summed)
+        values = np.asarray(ranked.data, dtype=np.float64)
         for first, last in zip(ranked.indptr[:-1], ranked.indptr[1:], strict=True):
-            rank = np.asarray(rankdata(-ranked.data[first:last], method="average"), np.float64)
-            ranked.data[first:last] = np.maximum(self.max_rank + 1 - rank, 0.0)
-        return ranked
+            rank = np.asarray(rankdata(-values[first:last], method="average"), dtype=np.float64)
+            values[first:last] = np.maximum(self.max_rank + 1 - rank, 0.0)
+        return sp.csr_matrix((values, ranked.indices, ranked.indptr), ranked.shape)
 
 
 def u_scores(

@@ -46,9 +46,10 @@ class PrototypeClassifier:
         The threshold is the same percentile of its cells as with neighbours. No cell is left out
         of its own mean, which moves it by 1 / cells of its label.
         """
-        n_classes, percentile = len(voters.classes), voters.config.unknown_percentile
-        belongs = np.equal.outer(np.arange(n_classes), voters.codes).astype(np.float64)
-        means, _ = unit_vectors(belongs @ voters.directions, "the reference")
+        percentile = voters.config.unknown_percentile
+        labels = range(len(voters.classes))
+        sums = [voters.directions[voters.codes == label].sum(0) for label in labels]
+        means, _ = unit_vectors(np.stack(sums), "the reference")
         closest = (voters.directions @ means.T).max(1)
         least = -1.0 if percentile == 0 else float(np.percentile(closest, percentile))
         return cls(voters, means, least)

@@ -151,11 +151,6 @@ class Annotation:
         )
 
     def by_words(self) -> WordAnnotation:
-        if self.ontology:
-            raise ConfigError(
-                "ontology is for annotation by reference or by markers. A model's words are "
-                "mapped afterwards: scfm.tl.map_labels(adata, 'scfm_cell_type')."
-            )
         smoothing = None
         if self.smooth:
             share = self.min_confidence
@@ -169,6 +164,8 @@ class Annotation:
             smoothing=smoothing,
             pooling=self.pooling,
             batch_size=self.batch_size,
+            ontology=self.ontology,
+            ontology_threshold=self.ontology_threshold,
         )
 
     def by_markers(self) -> MarkerAnnotation:
@@ -276,7 +273,7 @@ def annotate(
     ontology
         Also say each cell's type as the deepest term of the Cell Ontology whose probability
         reaches ``ontology_threshold`` (None: 0.8): True, or what labels mean where their names do
-        not say it. Not by words or classifier.
+        not say it.
     pooling
         The embedding neighbours are found in and that is kept; by words "type" or "prompt".
 

@@ -1,12 +1,13 @@
 """Annotation by a model that knows words for cell types; no reference is needed.
 
 in   AnnData or a path, a model of family scmulan
-out  obs["scfm_cell_type"], ["scfm_coarse_type"], ["scfm_confidence"], ["scfm_runner_up"];
-     obsm["X_scfm"], the state at the type word; settings in uns["scfm"]
+out  obs["scfm_cell_type"], ["scfm_coarse_type"], ["scfm_confidence"], ["scfm_runner_up"]; by wish
+     what each cell is in the Cell Ontology; obsm["X_scfm"], the state at the type word; settings in
+     uns["scfm"]
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Int
 from scfm.data.genes import GeneReport
 from scfm.data.write import SafeFile, put_obs, write_annotated
 from scfm.errors import ConfigError
+from scfm.evaluate.type_models import named_words
 from scfm.model.base import CellModel
 from scfm.tasks.calibration import Calibration
 from scfm.tasks.embedding import EmbeddingConfig
@@ -33,6 +35,7 @@ from scfm.tools.embedding import (
     vocab_of,
     write_settings,
 )
+from scfm.tools.ontology_labels import Mapped, ontology_annotation, tidied, word_terms
 from scfm.version import __version__
 
 if TYPE_CHECKING:
@@ -84,6 +87,9 @@ class WordAnnotation:
         Take the label that a cell's neighbours agree on.
     pooling
         Which state goes to obsm: "type", at the first type word, or "prompt", at <PCT>.
+    ontology, ontology_threshold
+        As ``scfm.tools.ontology_labels.ontology_annotation`` takes them; words that bear ids of
+        the ontology in the model's vocabulary are known by these.
     """
 
     key_added: str = "scfm"
@@ -91,6 +97,8 @@ class WordAnnotation:
     smoothing: SmoothingConfig | None = None
     pooling: str | None = None
     batch_size: int = 64
+    ontology: "bool | Mapped" = False
+    ontology_threshold: float | None = None
 
     def __post_init__(self) -> None:
         checked_batch_size(self.batch_size)
@@ -177,10 +185,18 @@ class _Labels:
     model: CellModel
     how: WordAnnotation
     parts: list[tuple[TypeCalls, Bool[np.ndarray, " cell"]]] = field(default_factory=list)
+    terms: list[pd.DataFrame] = field(default_factory=list)
     frame: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
         self.types, self.calibration = TypeWords.of(self.model), Calibration.of(self.model)
+        self.levels = [level.names for level in self.types.levels]
+        self.ontology = ontology_annotation(
+            self.how.ontology,
+            sorted({word for names in self.levels for word in names}),
+            threshold=self.how.ontology_threshold,
+            known=word_terms(vocab_of(self.model)),
+        )
 
     @property
     def threshold(self) -> float:
@@ -193,6 +209,10 @@ class _Labels:
         """A chunk's calls, and which of its cells name any gene."""
         calls = call_types(cells.logits, self.calibration.temperature)
         self.parts.append((calls, cells.n_genes > 0))
+        if self.ontology is not None:
+            found = named_words(cells.logits, self.levels, {}, self.calibration.temperature)
+            found = replace(found, is_outlier=cells.n_genes == 0)
+            self.terms.append(self.ontology.columns(found, self.how.key_added))
 
     def columns(self, embedding: Callable[[], Iterator[np.ndarray]]) -> pd.DataFrame:
         """What is said of each cell, as obs columns; ``embedding`` in chunks, for smoothing."""
@@ -212,6 +232,9 @@ class _Labels:
         columns[f"{key}_confidence"] = sure.astype(np.float32)
         columns[f"{key}_runner_up"] = self._runners_up(calls, has_genes)
         self.frame = pd.DataFrame(columns)
+        if self.terms:
+            more = tidied(pd.concat(self.terms, ignore_index=True))
+            self.frame = pd.concat([self.frame, more], axis=1)
         return self.frame
 
     def settings(self) -> dict[str, Any]:
@@ -227,6 +250,8 @@ class _Labels:
         }
         if self.how.smoothing is not None:
             found["smoothing"] = asdict(self.how.smoothing)
+        if self.ontology is not None:
+            found |= self.ontology.settings()
         return found
 
     def summary(self, report: GeneReport) -> WordSummary:

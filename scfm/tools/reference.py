@@ -207,7 +207,8 @@ def rebuild_command(reference: Reference, model: CellModel) -> str:
     words += ["--label", facts["label_key"]]
     if facts["donor_key"]:
         words += ["--donor", facts["donor_key"]]
-    words += ["--orthologs"] if facts["species"] == "mouse" else []
+    words += ["--layer", facts["layer"]] if facts["layer"] else []
+    words += ["--orthologs"] if facts["orthologs"] else []
     return shlex.join([*words, "--out", str(reference.folder or "REF")])
 
 
@@ -318,17 +319,18 @@ def _facts(
     source, report = member.source, member.reports[0]
     path = Path(source.name)
     return {
-        "data": path.name,  # no path: a reference is shared, and names no machine
+        "data": path.name,  # no more of the path: a reference is shared, and names no machine
         "data_sha256": sha256(path) if path.exists() else "",
         "n_cells": source.n_cells,
         "counts_from": source.counts_from,
         "species": report.species,
         "orthologs": report.orthologs,
-        "genes": report.to_dict(),
+        "genes": {**report.to_dict(), "name": path.name},
         "label_key": how.label_key,
         "donor_key": how.donor_key or "",
         "seed": how.seed,
         "precision": how.precision,
+        "layer": reading.layer or "",
         "minimum_coverage": reading.minimum_coverage,
         "model_family": str(model.config.model_type),
         "weights_sha256": model_id(model),

@@ -11,12 +11,13 @@ import torch
 
 import scfm
 from scfm.batch import CellBatch
+from scfm.data.cell_ontology import CellOntology
 from scfm.errors import ConfigError, CountsError, GeneCoverageError
 from scfm.tasks.calibration import Calibration
 from scfm.tasks.smoothing import SmoothingConfig, smooth
 from scfm.tools.annotation import annotate_file
 from tests.toys import toy_model
-from tests.toys_scmulan import scmulan_adata, scmulan_vocab, toy_scmulan
+from tests.toys_scmulan import WORDS, scmulan_adata, scmulan_vocab, toy_scmulan
 
 VOCAB = scmulan_vocab()
 COARSE, FINE = ("Lymphocyte", "Neuron"), ("Neuron", "A", "B", "Unclassified")
@@ -87,6 +88,10 @@ def by_hand(model, counts: np.ndarray, temperature: float = 1.0) -> dict:
         "confidence": coarse[first] * fine[label],
         "runner_up": max(others, key=others.__getitem__),
         "state": state.numpy(),
+        "shares": {
+            w: coarse[first] * fine.get(w, 0) + (coarse.get(w, 0) if w != first else 0)
+            for w in {*coarse, *fine}
+        },
     }
 
 
@@ -261,3 +266,34 @@ def test_annotated_anndata_survives_h5ad(query, model, tmp_path):
         query.write_h5ad(tmp_path / "q.h5ad")
     again = ad.read_h5ad(tmp_path / "q.h5ad")
     pd.testing.assert_series_equal(again.obs["scfm_cell_type"], query.obs["scfm_cell_type"])
+
+
+def test_words_in_terms_of_the_ontology(query, model, tmp_path):
+    """A term has what the words at or below it have, in each cell gone through alone."""
+    asked = {"ontology": True, "ontology_threshold": 0.7}
+    scfm.tl.annotate(query, model, **asked)
+    ontology = CellOntology.load()
+    ids = {word: term for word, _, term in WORDS if term}
+    n_named = 0
+    for cell, row in zip(query.obs.itertuples(), query.X.toarray(), strict=True):
+        shares = by_hand(model, row)["shares"]
+
+        def probability(term, shares=shares):
+            return sum(shares[w] for w, own in ids.items() if ontology.is_a(own, term))
+
+        sure = [term for term in ids.values() if probability(term) >= 0.7]
+        term = cell.scfm_ontology_term
+        if pd.isna(term):
+            assert not sure
+            continue
+        n_named += 1
+        assert probability(term) == pytest.approx(cell.scfm_ontology_confidence, rel=1e-4)
+        assert all(ontology.depth(term) >= ontology.depth(other) for other in sure)
+    assert n_named > 5
+    query.write_h5ad(tmp_path / "query.h5ad")
+    out = tmp_path / "out.h5ad"
+    annotate_file(tmp_path / "query.h5ad", model, out, batch_size=5, **asked)
+    again = ad.read_h5ad(out).obs
+    for name in ("term", "name"):
+        column = f"scfm_ontology_{name}"
+        pd.testing.assert_series_equal(again[column], query.obs[column])
