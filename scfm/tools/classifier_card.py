@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 FEATURES = {
     "both": (
-        "the cell's vector ({pooling}) and, beside it, the sum over its genes of value times gene "
-        "embedding, which passes by the encoder"
+        "the cell's vector ({pooling}) plus a weight for each gene's value, which passes by the "
+        "encoder: a plain linear model of the profile has its say beside the model's"
     ),
     "embedding": "the cell's vector ({pooling}) alone",
-    "genes": "the sum over the cell's genes of value times gene embedding; no encoder",
+    "genes": "the genes' values alone; no encoder has a part in it",
 }
 TEXT = """\
 ---
