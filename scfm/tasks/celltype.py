@@ -18,6 +18,7 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger
 from safetensors.numpy import load_file, save_file
 
 from scfm.data.split import Split
@@ -306,10 +307,11 @@ def _train(
     )
     metrics = CsvMetrics(out / "metrics.csv", list(METRICS))
     metrics.start(at_step=0)
+    loggers: list[Logger] = [metrics]
     keep = StopWhenNoBetter(config.patience)
     with quiet_lightning():
         trainer = build_trainer(
-            *(config.train, config.optim, config.logging, [metrics]),
+            *(config.train, config.optim, config.logging, loggers),
             _callbacks(config, keep, out),
         )
         trainer.fit(module.train(), cells)

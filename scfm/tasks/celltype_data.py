@@ -219,7 +219,7 @@ def _by_group(
 
 
 def _names_of(codes: Int[np.ndarray, " some"], names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(names[code] for code in np.unique(codes[codes >= 0]))
+    return tuple(str(names[code]) for code in np.unique(codes[codes >= 0]))
 
 
 def _at_random(

@@ -29,6 +29,11 @@ class Seen:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    @property
+    def n_tokens(self) -> int:
+        """Columns of ``values``."""
+        return sp.csr_matrix.get_shape(self.values)[1]
+
     def part(self, rows: Int[np.ndarray, " some"]) -> "Seen":
         return Seen(self.vectors[rows], self.values[rows])
 

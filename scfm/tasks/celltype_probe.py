@@ -73,7 +73,8 @@ def fit_probe(
     """Fit with each penalty and keep what is best on the validation cells."""
     d = seen.vectors.shape[1]
     mean, scale = seen.vectors.mean(0, dtype=np.float64), spread_of(seen.vectors)
-    columns = np.flatnonzero(seen.values.getnnz(0)) if seen.values.shape[1] else np.arange(0)
+    n_tokens = seen.n_tokens
+    columns = np.flatnonzero(seen.values.getnnz(0)) if n_tokens else np.arange(0)
     x, held = (_design(one, mean, scale, columns) for one in (seen, validation))
     weighing = type_balance(torch.from_numpy(np.bincount(types, minlength=n_types)), balance)
     # "logits": fitted as the cells come, then the shares are taken out of the scores
@@ -90,8 +91,8 @@ def fit_probe(
     weights = {"bias": best[3]}
     if d:
         weights |= {"mean": mean, "scale": scale, "linear.weight": best[2][:, :d]}
-    if seen.values.shape[1]:
-        of_genes = np.zeros((seen.values.shape[1], n_types))
+    if n_tokens:
+        of_genes = np.zeros((n_tokens, n_types))
         of_genes[columns] = best[2][:, d:].T
         weights["gene_weight.weight"] = of_genes
     return Probe(weights, best[1], losses)
