@@ -5,7 +5,9 @@ drawn at random (there is one donor) stop the training, choose the probe's penal
 calibration. Judged: the 2,592 mapped cells of PBMC3k, which choose nothing. The linear methods
 learn from all sorted cells. Intervals and differences are over cells.
 
-    python benchmarks/finetune_celltype.py ../shared/data/rna --model RUN [--untrained]
+    python benchmarks/finetune_celltype.py ../shared/data/rna --model RUN --cache FOLDER
+
+What the frozen model makes of the cells is kept in the cache, so that methods may be run apart.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from measure import report
 from threadpoolctl import threadpool_limits
 
@@ -30,11 +33,13 @@ from scfm.model.base import CellModel
 from scfm.tasks.celltype import CelltypeConfig, classifier_pooling, fit_classifier
 from scfm.tasks.celltype_data import LabelledPool, require_types, split_labelled
 from scfm.tasks.celltype_features import Look, Seen, look_with
+from scfm.tasks.celltype_probe import PENALTIES
 from scfm.tasks.classification import as_probabilities, pool_scores
 from scfm.tasks.embedding import EmbeddingConfig
 from scfm.tasks.probability_calibration import ProbabilityCalibration
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tools.celltype_finetuning import calibrated
+from scfm.train.datamodule import VALIDATION_EPOCH
 from scfm.train.settings import TrainConfig
 
 BESIDE = ("majority", "pca_knn", "pca_logistic", "hvg_logistic", "raw_logistic")
@@ -49,7 +54,11 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="pretrained on the sorted cells' counts")
     parser.add_argument("--untrained", action="store_true", help="with its first, random weights")
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--probes", nargs="*", default=list(PROBES), choices=PROBES)
     parser.add_argument("--methods", nargs="*", default=list(TUNED), choices=TUNED)
+    parser.add_argument("--penalties", nargs="*", type=float, default=PENALTIES)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--views", nargs="*", help="only look: training_0, query, ...")
     asked = parser.parse_args()
     names = asked.data / "zheng_facs_pbmc.h5ad", asked.data / "pbmc3k.h5ad"
     opened = open_cells(
@@ -64,8 +73,14 @@ def main() -> None:
     )
     model = scfm.load(asked.model, device="cpu").eval()
     model = untrained(model, 0) if asked.untrained else model
-    bench = Bench(model, opened, names, asked.steps)
-    for features in PROBES:
+    cache = asked.cache / ("untrained" if asked.untrained else "trained")
+    cache.mkdir(parents=True, exist_ok=True)
+    bench = Bench(model, opened, names, asked, cache)
+    if asked.views:
+        for view in asked.views:
+            bench.seen(view)
+        return
+    for features in asked.probes:
         bench.judge("probe", features)
     for method in asked.methods:
         bench.judge(method, "both")
@@ -76,8 +91,9 @@ def main() -> None:
 class Bench:
     """One model, fine-tuned in every way."""
 
-    def __init__(self, model: CellModel, opened: OpenedCells, names: Any, steps: int):
-        self.model, self.opened, self.steps = model, opened, steps
+    def __init__(self, model: CellModel, opened: OpenedCells, names: Any, asked: Any, cache: Path):
+        self.model, self.opened, self.cache = model, opened, cache
+        self.steps, self.penalties = asked.steps, tuple(asked.penalties)
         self.pools = [self._pool(name, n) for n, name in enumerate(names)]
         split = split_labelled(self.pools[0].types, judged_share=0, validation_share=0.15, seed=0)
         self.learned, self.split = require_types(self.pools[0], split, "sorted PBMC")
@@ -85,7 +101,6 @@ class Bench:
         self.query = opened.sets[1].rows
         self.answers: dict[str, Prediction] = {}
         self.facts: dict[str, Any] = {}
-        self.known: dict[Any, Seen] = {}
 
     def _pool(self, name: Path, number: int) -> LabelledPool:
         model, cells = self.model, self.opened.sets[number]
@@ -103,9 +118,10 @@ class Bench:
 
     def judge(self, method: Any, features: Any) -> None:
         """Fine-tune and answer for the query."""
-        train = TrainConfig(steps=self.steps, validate_every=25, accelerator="cpu")
+        train = TrainConfig(steps=self.steps, validate_every=20, accelerator="cpu")
         config = CelltypeConfig(
-            method=method, features=features, judged_share=0, train=train, patience=3
+            **{"method": method, "features": features, "train": train, "patience": 3},
+            **{"judged_share": 0, "penalties": self.penalties},
         )
         model, started = copy.deepcopy(self.model), time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
@@ -115,7 +131,10 @@ class Bench:
             )
         assert fitted is not None
         seconds, key = time.perf_counter() - started, f"{method}_{features}"
-        scores = pool_scores(fitted.model, self.pools[1], self.query)
+        if method == "probe":
+            scores = fitted.probe.scores(only(self.seen("query"), features))
+        else:
+            scores = pool_scores(fitted.model, self.pools[1], self.query)
         kept = calibrated(fitted.model, self.learned, self.split)
         tempering = ProbabilityCalibration(temperature=kept.temperature)
         found = tempering.apply(as_probabilities(scores, self.learned.labels))
@@ -133,17 +152,26 @@ class Bench:
 
     def look(self, features: str) -> Look:
         """The frozen model's view of cells, made once for all ways."""
-        pooling = classifier_pooling(self.model, None)
-        find = look_with(self.model, self.learned, pooling, "both")
 
         def part(cells: Any, epoch: int | None) -> Seen:
-            key = (len(cells), epoch)
-            self.known[key] = self.known.get(key) or find(cells, epoch)
-            seen = self.known[key]
-            vectors = seen.vectors[:, :0] if features == "genes" else seen.vectors
-            return Seen(vectors, seen.values[:, :0] if features == "embedding" else seen.values)
+            is_training = len(cells) == len(self.split.training)
+            return only(self.seen(f"training_{epoch}" if is_training else "validation"), features)
 
         return part
+
+    def seen(self, view: str) -> Seen:
+        """Some cells as the frozen model sees them: from the cache, or into it."""
+        vectors, values = self.cache / f"{view}.npy", self.cache / f"{view}.npz"
+        if not values.exists():
+            side, _, epoch = view.partition("_")
+            pool = self.pools[side == "query"]
+            cells = self.query if side == "query" else getattr(self.split, side)
+            shown = VALIDATION_EPOCH if side == "validation" else int(epoch) if epoch else None
+            pooling = classifier_pooling(self.model, None)
+            found = look_with(self.model, pool, pooling, "both")(cells, shown)
+            np.save(vectors, found.vectors)
+            sp.save_npz(values, found.values)
+        return Seen(np.load(vectors), sp.csr_matrix(sp.load_npz(values)))
 
     def scores(self, beside: dict[str, Prediction]) -> dict[str, Any]:
         """Macro-F1 of all, and of each way of fine-tuning minus PCA with logistic regression."""
@@ -161,6 +189,12 @@ class Bench:
             others = {m.key: spread(m) for m in judged.methods if m.kind == "baseline"}
         sizes = {"trained_on": len(self.split.training), "validated_on": len(self.split.validation)}
         return {"cells": len(self.truth), **sizes, "fine_tuned": found, "beside": others}
+
+
+def only(seen: Seen, features: str) -> Seen:
+    """The part that a classifier of this kind reads."""
+    vectors = seen.vectors[:, :0] if features == "genes" else seen.vectors
+    return Seen(vectors, seen.values[:, :0] if features == "embedding" else seen.values)
 
 
 def spread(method: Any) -> dict[str, Any]:

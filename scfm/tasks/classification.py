@@ -95,7 +95,8 @@ def pool_scores(
     They are shown as they are, or as in a training epoch.
     """
     model.eval()
-    found = np.empty((len(cells), len(pool.labels)), dtype=np.float32)
+    assert model.classifier is not None, "a model without a classifier says no types"
+    found = np.empty((len(cells), len(model.classifier.spec.labels)), dtype=np.float32)
     for some, batch in shown_cells(pool, cells, epoch):
         with torch.inference_mode():
             shown = batch.map(lambda x: torch.from_numpy(x).to(model.device))
