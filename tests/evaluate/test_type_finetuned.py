@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import scfm
 from scfm.evaluate.celltype_evaluation import evaluate_celltype
 from scfm.evaluate.celltype_inputs import CelltypeData
 from scfm.evaluate.celltype_protocol import ProtocolConfig
@@ -11,6 +12,7 @@ from scfm.evaluate.type_finetuned import FineTuned
 from scfm.evaluate.type_methods import Cells, Reference
 from scfm.tasks.celltype import CelltypeConfig
 from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tools.celltype_finetuning import finetune_celltype
 from scfm.train.settings import TrainConfig
 from tests.toys import toy_adata, toy_model
 
@@ -68,3 +70,30 @@ def test_it_stands_beside_the_others(cells):
     assert tuned.name == "scfm, fine-tuned (probe)"
     assert tuned.kind == "model"
     assert tuned.macro_f1.value > 0.9
+
+
+def test_a_model_fine_tuned_elsewhere_answers_by_its_classifier(cells, tmp_path):
+    """Its own labels, in the judge's terms, and its own calibration; it learns nothing here."""
+    donors = {"label_key": "cell_type", "holdout": "donor"}
+    finetune_celltype(
+        *(cells, toy_model(), tmp_path / "run"), **donors, config=CelltypeConfig(method="probe")
+    )
+    model = scfm.load(tmp_path / "run")
+    cells.obs["kind"] = cells.obs["cell_type"].map({"A": "alpha", "B": "B"}).astype(str)
+    found = evaluate_celltype(
+        CelltypeData(
+            query=cells,
+            label_key="kind",
+            split_by="donor",
+            mapping={"AnnData": {"alpha": "alpha", "B": "B"}, "words": {"A": "alpha"}},
+        ),
+        {"model": model},
+        config=ProtocolConfig(n_folds=2, n_inner_folds=2, n_bootstrap=20, unknown=()),
+        reading=InputConfig(),
+        baselines=[m for m in BASELINES if m.key == "majority"],
+    )
+    method = found.evaluation.method("scfm_classifier")
+    assert method.name == "scfm, by its classifier"
+    assert method.macro_f1.value > 0.9
+    own = model.calibration["threshold"]
+    assert found.calibration["scfm_classifier"].thresholds == (own, own)
