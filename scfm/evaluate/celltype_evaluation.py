@@ -37,6 +37,7 @@ from scfm.evaluate.type_models import (
     UNTRAINED_NOTE,
     ByNeighbours,
     Given,
+    classified,
     embed_all,
     knows_words,
     untrained,
@@ -45,14 +46,17 @@ from scfm.evaluate.type_models import (
 from scfm.evaluate.type_scvi import ScviNeighbours, require_scvi
 from scfm.metrics import macro_f1
 from scfm.model.base import CellModel
+from scfm.tasks.calibration import Calibration
 from scfm.tasks.celltype import CelltypeConfig
 from scfm.tasks.probability_calibration import ProbabilityCalibration
 from scfm.tasks.type_probabilities import TypeProbabilities
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
 
-WORDS = "words"  # the data set under which a mapping puts a model's words in common terms
+WORDS = "words"  # the data set under which a mapping puts what a model says in common terms
 Progress = Callable[[str, int, int], None]
+Said = Callable[..., TypeProbabilities]
+Labelling = Mapping[str, str]
 
 
 @dataclass
@@ -104,10 +108,10 @@ class _Asking:
             np.concatenate([part.depth for part in parts]),
         )
 
-    def words(self, model: CellModel, mapping: Mapping[str, str], what: str) -> TypeProbabilities:
-        """What the model says of the same cells by words."""
+    def told(self, say: Said, model: CellModel, mapping: Labelling, what: str) -> TypeProbabilities:
+        """What the model says of the same cells by words, or by its classifier."""
         parts = [
-            words_of(
+            say(
                 *(model, member, mapping),
                 batch_size=self.batch_size,
                 on_progress=partial(self.on_progress, what),
@@ -190,7 +194,7 @@ def evaluate_celltype(
 def ask_models(
     models: Mapping[str, CellModel], asking: _Asking, data: CelltypeData, seed: int
 ) -> _ModelMethods:
-    """Every model by reference and untrained; by words where it knows some."""
+    """Every model by reference and untrained; by words or its classifier where it has them."""
     found = _ModelMethods()
     words = (data.mapping or {}).get(WORDS, {})
     for name, model in models.items():
@@ -206,10 +210,16 @@ def ask_models(
         ]
         if knows_words(model):
             key = f"{short}_words"
-            found.given[key] = asking.words(model, words, f"embed {key}")
+            found.given[key] = asking.told(words_of, model, words, f"embed {key}")
             note = "by the model's own words for types; no reference"
             own = ProbabilityCalibration()  # its temperature is in what it says
             found.methods.append(Given(key, f"{short}, by words", note, own))
+        if model.classifier is not None:
+            key = f"{short}_classifier"
+            found.given[key] = asking.told(classified, model, words, f"embed {key}")
+            note = "fine-tuned elsewhere: see its README.md for the cells it learned from"
+            own = ProbabilityCalibration(threshold=Calibration.of(model).threshold)
+            found.methods.append(Given(key, f"{short}, by its classifier", note, own))
     return found
 
 

@@ -21,7 +21,8 @@ from scfm.evaluate.type_methods import Cells, Fitted, Reference
 from scfm.model.base import CellModel
 from scfm.tasks.celltype import CelltypeConfig, classifier_pooling, fit_classifier
 from scfm.tasks.celltype_data import LabelledPool, require_types, split_labelled
-from scfm.tasks.classification import as_probabilities, of_pool, pool_scores
+from scfm.tasks.celltype_features import Seen, look_with
+from scfm.tasks.classification import as_probabilities, pool_scores
 from scfm.tasks.embedding import EmbeddingConfig
 from scfm.tasks.probability_calibration import ProbabilityCalibration
 from scfm.tasks.type_probabilities import TypeProbabilities
@@ -52,6 +53,7 @@ class FineTuned:
     groups: Shaped[np.ndarray, " row"] | None = field(default=None, repr=False)
     kind: Literal["model", "untrained", "baseline"] = "model"
     own_calibration: ProbabilityCalibration | None = None
+    known: dict[int | None, Seen] = field(default_factory=dict, repr=False)  # by epoch shown
 
     def fit(self, reference: Reference) -> Fitted:
         config = replace(self.config, judged_share=0.0, seed=reference.seed)
@@ -69,15 +71,15 @@ class FineTuned:
         # a probe changes the classifier alone
         model = self.model if config.method == "probe" else copy.deepcopy(self.model)
         with tempfile.TemporaryDirectory(prefix="scfm_") as folder:
-            fitted = fit_classifier(
-                *(model, pool, split, config, Path(folder)), features=self.features
-            )
+            fitted = fit_classifier(*(model, pool, split, config, Path(folder)), look=self.look)
         assert fitted is not None, "an evaluation is one process"
         if config.method == "probe":
-            probe, labels, features = fitted.probe, pool.labels, self.features
-            return _Scored(lambda cells: probe.scores(features[self.places[cells]]), labels)
+            probe = fitted.probe
+            return _Scored(
+                lambda rows: probe.scores(self.look(self.places[rows], None)), pool.labels
+            )
         tuned = fitted.model
-        return _Scored(lambda cells: pool_scores(tuned, pool, self.places[cells]), pool.labels)
+        return _Scored(lambda rows: pool_scores(tuned, pool, self.places[rows]), pool.labels)
 
     def pool_of(
         self,
@@ -96,20 +98,23 @@ class FineTuned:
             thin_min_counts=config.thin_min_counts,
         )
 
+    def look(self, cells: Int[np.ndarray, " cell"], epoch: int | None) -> Seen:
+        """What the model as it came makes of cells of the pool; each view of them made once."""
+        if epoch not in self.known:
+            # thinning hangs on the seed and the cell, so one seed serves all folds
+            rows = np.arange(len(self.places))
+            pool = self.pool_of(rows, np.full(len(rows), "", dtype=object), self.config)
+            pooling = classifier_pooling(self.model, self.config.pooling)
+            find = look_with(self.model, pool, pooling, self.config.features)
+            self.known[epoch] = find(self.places, epoch)
+        return self.known[epoch].part(self.row_of[cells])
+
     @cached_property
-    def features(self) -> Float[np.ndarray, "cell feature"]:
-        """Of every cell of the table by the model as it came, at the cell's number in the pool."""
-        config, model = self.config, self.model
-        rows = np.arange(len(self.places))
-        pool = self.pool_of(rows, np.full(len(rows), "", dtype=object), config)
-        pooling = classifier_pooling(model, config.pooling)
-        found = of_pool(
-            *(model, pool, self.places),
-            lambda cells: model.cell_features(cells, model(cells), pooling, config.features),
-        )
-        answer = np.zeros((pool.n_cells, found.shape[1]), dtype=np.float32)
-        answer[self.places] = found
-        return answer
+    def row_of(self) -> Int[np.ndarray, " cell"]:
+        """Row of the table of each cell of the pool."""
+        rows = np.zeros(int(self.places.max()) + 1, dtype=np.int64)
+        rows[self.places] = np.arange(len(self.places))
+        return rows
 
     def _groups_of(
         self, pool: LabelledPool, rows: Int[np.ndarray, " some"]

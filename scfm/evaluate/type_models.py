@@ -17,6 +17,7 @@ from scfm.evaluate.type_methods import Cells, Embedded, Fitted, Reference
 from scfm.model.base import CellModel
 from scfm.model.scmulan import ScmulanModel
 from scfm.tasks.calibration import Calibration
+from scfm.tasks.classification import classify_cells
 from scfm.tasks.embedding import EmbeddingConfig, embed_cells
 from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig
 from scfm.tasks.probability_calibration import ProbabilityCalibration
@@ -105,6 +106,28 @@ def words_of(
     temperature, parts = Calibration.of(model).temperature, []
     for found in annotate_cells(model, member, batch_size=batch_size):
         parts.append(named_words(found.logits, levels, mapping, temperature))
+        on_progress(int(found.cell_index[-1]) + 1, member.source.n_cells)
+    return TypeProbabilities.joined(parts)
+
+
+def classified(
+    model: CellModel,
+    member: PoolMember,
+    mapping: Mapping[str, str],
+    *,
+    batch_size: int = 64,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TypeProbabilities:
+    """What a fine-tuned model says of every cell of a source, tempered, in the judge's labels.
+
+    ``mapping`` puts its types in terms of the labels; one it does not name stands for itself.
+    Raises ConfigError for a model without a classifier.
+    """
+    temperature, parts = Calibration.of(model).temperature, []
+    for found in classify_cells(model, member, batch_size=batch_size):
+        assert model.classifier is not None
+        names = [model.classifier.spec.labels]
+        parts.append(named_words(TypeLogits((found.scores,)), names, mapping, temperature))
         on_progress(int(found.cell_index[-1]) + 1, member.source.n_cells)
     return TypeProbabilities.joined(parts)
 

@@ -25,7 +25,7 @@ from scfm.batch import CellBatch, CellStates
 from scfm.data.fingerprint import sha256
 from scfm.data.write import atomic_folder, set_usual_mode
 from scfm.errors import ConfigError, ModelError
-from scfm.model.classifier import CellClassifier, ClassifierSpec, Features
+from scfm.model.classifier import CellClassifier, ClassifierSpec
 from scfm.model.config import CellConfig
 from scfm.model.folder import (
     CARD,
@@ -137,11 +137,6 @@ class CellModel(PreTrainedModel):
         """One vector a cell, of cells as this family shows them in inference."""
         return self.pool(self(cells), how)
 
-    @property
-    def token_table(self) -> nn.Embedding:
-        """The vector of every token of the vocabulary: what a gene is, whatever its value."""
-        raise NotImplementedError
-
     def add_classifier(self, spec: ClassifierSpec) -> CellClassifier:
         """Give the model a classifier that has learned nothing, in the place of any it had."""
         made = self._new_classifier(spec).to(self.device)
@@ -150,41 +145,17 @@ class CellModel(PreTrainedModel):
         return made
 
     def _new_classifier(self, spec: ClassifierSpec) -> CellClassifier:
-        pooled = self.width(spec.pooling) if spec.features != "genes" else 0
-        summed = self.config.sizes.d_model if spec.features != "embedding" else 0
-        return CellClassifier(spec, pooled + summed)
+        return CellClassifier(spec, self.width(spec.pooling), self.config.n_tokens)
 
     def classify(self, cells: CellBatch, states: CellStates) -> Float[Tensor, "cell type"]:
         """A score for every type the classifier knows; a cell's hang on no other cell."""
         assert self.classifier is not None, "a model without a classifier says no types"
-        spec = self.classifier.spec
-        return self.classifier(self.cell_features(cells, states, spec.pooling, spec.features))
-
-    def cell_features(
-        self, cells: CellBatch, states: CellStates, pooling: str, features: Features
-    ) -> Float[Tensor, "cell feature"]:
-        """What a classifier reads of each cell: `pool`, `gene_sum`, or both side by side."""
-        found = []
-        if features != "genes":
-            found.append(self.pool(states, pooling).float())
-        if features != "embedding":
-            found.append(self.gene_sum(cells))
-        return torch.cat(found, dim=1)
-
-    def gene_sum(self, cells: CellBatch) -> Float[Tensor, "cell d"]:
-        """The sum over a cell's genes of value times gene embedding.
-
-        A linear map of the expression profile that the encoder has no part in: what a narrow cell
-        state has to leave out of it is still there.
-        """
         assert self.vocab is not None, "models are loaded or built with a vocabulary"
         first, n_genes = self.vocab.gene_start, self.vocab.n_genes
         is_gene = (cells.gene_ids >= first) & (cells.gene_ids < first + n_genes)
-        share = torch.where(is_gene, cells.values, 0.0)
-        weighted = self.token_table(cells.gene_ids).float() * share[:, None]
-        # cell by cell, so that no sum hangs on batch mates
-        lengths = cells.offsets.diff().long()
-        return torch.segment_reduce(weighted, "sum", lengths=lengths, axis=0, unsafe=True)
+        values = torch.where(is_gene, cells.values, 0.0)
+        vectors = self.pool(states, self.classifier.spec.pooling)
+        return self.classifier(vectors, cells.gene_ids, values, cells.offsets)
 
     def checked_pooling(self, how: str | None) -> str:
         """The pooling asked for, or the default; ConfigError for one this family has not."""

@@ -1,7 +1,10 @@
-"""Which type a cell is: a linear layer on standardised features of the cell.
+"""Which type a cell is: a linear layer on the cell's standardised vector, and a weight a gene.
 
-in   features (n_cells, n_features) as `CellModel.cell_features` makes them
+in   vectors (n_cells, d) as `CellModel.pool` makes them; the cells' genes and their values
 out  a score a type (n_cells, n_types); which type is which stands in the model's config.json
+
+The weights a gene make a plain linear model of the expression profile, beside the encoder: what a
+cell's one vector has no room for is not lost to the answer.
 """
 
 from collections.abc import Mapping
@@ -9,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 Features = Literal["both", "embedding", "genes"]
@@ -30,8 +33,8 @@ class ClassifierSpec:
     pooling
         Which of the model's vectors of a cell it reads.
     features
-        "embedding": that vector alone. "genes": the sum over the cell's genes of value times gene
-        embedding, which passes by the encoder. "both", side by side.
+        "embedding": that vector alone. "genes": the values of the cell's genes alone, with no
+        encoder. "both".
     """
 
     labels: tuple[str, ...]
@@ -58,35 +61,47 @@ class ClassifierSpec:
 
 
 class CellClassifier(nn.Module):
-    """Features of a cell, standardised as those of the training cells were -> a score a type."""
+    """Vectors standardised as those of the training cells were, and genes -> a score a type."""
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, spec: ClassifierSpec, n_features: int):
+    def __init__(self, spec: ClassifierSpec, d: int, n_tokens: int):
         super().__init__()
         self.spec = spec
-        self.register_buffer("mean", torch.zeros(n_features))
-        self.register_buffer("scale", torch.ones(n_features))
-        self.linear = nn.Linear(n_features, len(spec.labels))
+        n_types = len(spec.labels)
+        self.bias = nn.Parameter(torch.zeros(n_types))
+        self.linear = self.gene_weight = None
+        if spec.features != "genes":
+            self.register_buffer("mean", torch.zeros(d))
+            self.register_buffer("scale", torch.ones(d))
+            self.linear = nn.Linear(d, n_types, bias=False)
+        if spec.features != "embedding":
+            self.gene_weight = nn.Embedding(n_tokens, n_types)
 
-    def forward(self, features: Float[Tensor, "cell feature"]) -> Float[Tensor, "cell type"]:
-        # a feature that hardly varied must not be blown up by cells in which it does
-        standard = (features.float() - self.mean) / self.scale
-        return self.linear(standard.to(self.linear.weight.dtype)).float()
+    def forward(
+        self,
+        vectors: Float[Tensor, "cell d"],
+        gene_ids: Int[Tensor, " token"],
+        values: Float[Tensor, " token"],
+        offsets: Int[Tensor, " bound"],
+    ) -> Float[Tensor, "cell type"]:
+        """``values`` are 0 for tokens that are no genes."""
+        scores = self.bias.float().expand(len(offsets) - 1, -1)
+        if self.linear is not None:
+            standard = (vectors.float() - self.mean) / self.scale
+            scores = scores + self.linear(standard.to(self.linear.weight.dtype)).float()
+        if self.gene_weight is not None:
+            weighted = self.gene_weight(gene_ids).float() * values.float()[:, None]
+            # cell by cell, so that no sum hangs on batch mates
+            lengths = offsets.diff().long()
+            scores = scores + torch.segment_reduce(
+                weighted, "sum", lengths=lengths, axis=0, unsafe=True
+            )
+        return scores
 
     @torch.no_grad()
-    def know(
-        self,
-        mean: Float[Tensor, " feature"],
-        scale: Float[Tensor, " feature"],
-        weight: Float[Tensor, "type feature"],
-        bias: Float[Tensor, " type"],
-    ) -> "CellClassifier":
-        """Take in what was found elsewhere, by a solver."""
-        for own, found in (
-            *((self.mean, mean), (self.scale, scale)),
-            *((self.linear.weight, weight), (self.linear.bias, bias)),
-        ):
-            own.copy_(found)
+    def know(self, found: Mapping[str, Tensor]) -> "CellClassifier":
+        """Take in what was found elsewhere, by a solver: every weight and buffer by its name."""
+        self.load_state_dict(dict(found))
         return self

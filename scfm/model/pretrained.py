@@ -81,11 +81,6 @@ class ScfmModel(CellModel):
         self.encoder.recompute = self.decoder.recompute = how
 
     @property
-    def token_table(self) -> nn.Embedding:
-        """The vector of every token of the vocabulary."""
-        return self.embedding.gene
-
-    @property
     def token_config(self) -> TokenConfig:
         return TokenConfig(max_genes=self.config.max_genes)
 

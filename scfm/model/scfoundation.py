@@ -65,11 +65,6 @@ class ScfoundationModel(CellModel):
         return MaskConfig(max_genes=self.config.max_genes)
 
     @property
-    def token_table(self) -> nn.Embedding:
-        """The vector of every token of the vocabulary."""
-        return self.position
-
-    @property
     def n_positions(self) -> int:
         """What the decoder runs over: all genes, [T] and [S]."""
         return self.config.n_tokens - 1

@@ -188,11 +188,6 @@ class ScmulanModel(CellModel):
         return Words(self._known_vocab, self.types)
 
     @property
-    def token_table(self) -> nn.Embedding:
-        """The vector of every token of the vocabulary."""
-        return self.word
-
-    @property
     def token_config(self) -> SentenceConfig:
         """How cells become annotation prompts."""
         return SentenceConfig(

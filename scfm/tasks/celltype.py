@@ -18,10 +18,9 @@ from typing import Any
 import lightning.pytorch as L
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from lightning.pytorch.loggers import Logger
 from safetensors.numpy import load_file, save_file
 
-from scfm.batch import CellBatch
 from scfm.data.split import Split
 from scfm.data.write import atomic_path
 from scfm.errors import ConfigError
@@ -29,6 +28,7 @@ from scfm.model.base import CellModel
 from scfm.model.classifier import ClassifierSpec, Features
 from scfm.objectives.classification import Balance, type_balance, type_loss
 from scfm.tasks.celltype_data import CelltypeSplit, LabelledPool
+from scfm.tasks.celltype_features import Look, Seen, look_with
 from scfm.tasks.celltype_module import (
     CelltypeModule,
     Integration,
@@ -41,11 +41,11 @@ from scfm.tasks.celltype_weights import (
     freeze,
     merge_adapters,
 )
-from scfm.tasks.classification import of_pool, pool_scores
+from scfm.tasks.classification import pool_scores
 from scfm.train.checkpoint import CheckpointConfig, StepCheckpoint
 from scfm.train.checkpoint_files import checkpoint_folder, checkpoints, read_manifest
 from scfm.train.consolidate import whole_weights
-from scfm.train.datamodule import CellDataModule, LoaderConfig
+from scfm.train.datamodule import VALIDATION_EPOCH, CellDataModule, LoaderConfig
 from scfm.train.guard import FiniteGuard, GuardConfig
 from scfm.train.host_batch import HostBatches
 from scfm.train.loggers import CsvMetrics, LoggingConfig, LogSteps
@@ -58,6 +58,7 @@ from scfm.train.trainer import build_trainer, quiet_lightning
 
 METRICS = ("loss", "val_loss", "val_macro_f1", "batch_loss", "lr", "cells_per_s", "tokens_per_s")
 PROBE = "probe.safetensors"
+VIEWS = 2  # that the probe has of each training cell, thinned as chance will have it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ class CelltypeConfig:
     judged_share: float = 0.15
     validation_share: float = 0.15
     max_validation: int = 5_000
-    probe_cells: int = 50_000
+    probe_cells: int = 20_000
     patience: int = 5
     integrate: Integration = "none"
     integrate_weight: float = 1.0
@@ -135,6 +136,11 @@ class CelltypeConfig:
             raise ValueError(f"integrate_weight must be positive, got {self.integrate_weight}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to 4294967295, got {self.seed}")
+        if self.features == "genes" and self.method != "probe":
+            raise ValueError(
+                "features=genes reads no encoder, so there is nothing below it to change: take "
+                "method probe, or features both"
+            )
         if self.integrate != "none" and self.method == "probe":
             raise ValueError(
                 "integrate changes the cell's vector, and a probe leaves it as it is: take method "
@@ -170,12 +176,12 @@ def fit_classifier(
     *,
     label_key: str = "",
     terms: dict[str, str] | None = None,
-    features: Float[np.ndarray, "cell feature"] | None = None,
+    look: Look | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FittedClassifier | None:
     """Fine-tune; ``model`` itself is changed. ``out`` gets metrics.csv, and checkpoints meanwhile.
 
-    ``features`` are those of all cells of the pool by the model as it comes, where they are known.
+    ``look`` knows what the model as it comes makes of cells, where that was found before.
 
     Of several processes the first returns what was found, the others None.
     """
@@ -187,11 +193,13 @@ def fit_classifier(
         terms={label: term for label, term in (terms or {}).items() if label in pool.labels},
     )
     split = _bounded(split, config)
-    probe = _probe(model, pool, split, spec, config, out, features, on_progress)
+    look = look or look_with(model, pool, spec.pooling, spec.features, on_progress)
+    probe = _probe(pool, split, config, out, look)
+    if probe is None:
+        return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        classifier = model.add_classifier(spec).know(*probe.tensors())
-    assert classifier is not None
+        model.add_classifier(spec).know(probe.tensors())
     began = validation_loss(model, pool, split, config)
     by_probe = pool_scores(model, pool, split.judged) if rank() == 0 else np.empty(0)
     if config.method == "probe":
@@ -231,16 +239,12 @@ def _bounded(split: CelltypeSplit, config: CelltypeConfig) -> CelltypeSplit:
 
 
 def _probe(
-    model: CellModel,
-    pool: LabelledPool,
-    split: CelltypeSplit,
-    spec: ClassifierSpec,
-    config: CelltypeConfig,
-    out: Path,
-    features: Float[np.ndarray, "cell feature"] | None,
-    on_progress: Callable[[int, int], None],
-) -> Probe:
-    """The first process fits it; the others read what it wrote, so that all begin alike."""
+    pool: LabelledPool, split: CelltypeSplit, config: CelltypeConfig, out: Path, look: Look
+) -> Probe | None:
+    """The first process fits it; the others read what it wrote, so that all begin alike.
+
+    None in these where nothing begins: the first may be done and gone.
+    """
     path = out / PROBE
     made: list[Probe] = []
 
@@ -249,56 +253,31 @@ def _probe(
         if len(cells) > config.probe_cells:
             rng = np.random.default_rng([config.seed, 0x9203])
             cells = np.sort(rng.choice(cells, config.probe_cells, replace=False))
-        every = np.concatenate([cells, split.validation])
-        if features is None:
-            found = features_of(model, pool, every, spec, on_progress)
-        else:
-            found = features[every]
-        types = pool.types[every]
-        made.append(
-            fit_probe(
-                *(found[: len(cells)], types[: len(cells)]),
-                *(found[len(cells) :], types[len(cells) :], len(pool.labels), config.balance),
-                config.penalties,
-            )
+        views = range(VIEWS if config.thin_probability else 1)
+        seen = Seen.joined([look(cells, epoch) for epoch in views])
+        probe = fit_probe(
+            *(seen, np.tile(pool.types[cells], len(views))),
+            *(look(split.validation, VALIDATION_EPOCH), pool.types[split.validation]),
+            *(len(pool.labels), config.balance, config.penalties),
         )
-        probe = made[0]
-        arrays = {"mean": probe.mean, "scale": probe.scale, "weight": probe.weight}
+        made.append(probe)
         with atomic_path(path) as temporary:
-            save_file({**arrays, "bias": probe.bias}, temporary)
+            save_file({k: np.ascontiguousarray(w) for k, w in probe.weights.items()}, temporary)
         return {"inverse_penalty": probe.inverse_penalty, "losses": probe.losses}
 
     told = decided_by_first(fit)
-    probe = made[0] if made else Probe(**load_file(path), **told)
-    decided_by_first(lambda: None)  # until all have read it
-    return probe
-
-
-def features_of(
-    model: CellModel,
-    pool: LabelledPool,
-    cells: Int[np.ndarray, " cell"],
-    spec: ClassifierSpec,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Float[np.ndarray, "cell feature"]:
-    """What a classifier of this kind reads of some cells."""
-
-    def read(cells: CellBatch) -> torch.Tensor:
-        return model.cell_features(cells, model(cells), spec.pooling, spec.features)
-
-    return of_pool(model, pool, cells, read, on_progress)
+    if made:
+        return made[0]
+    return None if config.method == "probe" else Probe(load_file(path), **told)
 
 
 def validation_loss(
     model: CellModel, pool: LabelledPool, split: CelltypeSplit, config: CelltypeConfig
 ) -> float:
     """Of the model as it is, on the validation cells: what training makes small."""
-    scores = torch.from_numpy(pool_scores(model, pool, split.validation))
-    return float(
-        type_loss(
-            scores, torch.from_numpy(pool.types[split.validation]), balance_of(pool, split, config)
-        )
-    )
+    scores = torch.from_numpy(pool_scores(model, pool, split.validation, VALIDATION_EPOCH))
+    truth = torch.from_numpy(pool.types[split.validation])
+    return float(type_loss(scores, truth, balance_of(pool, split, config)))
 
 
 def balance_of(pool: LabelledPool, split: CelltypeSplit, config: CelltypeConfig) -> Any:
@@ -328,10 +307,11 @@ def _train(
     )
     metrics = CsvMetrics(out / "metrics.csv", list(METRICS))
     metrics.start(at_step=0)
+    loggers: list[Logger] = [metrics]
     keep = StopWhenNoBetter(config.patience)
     with quiet_lightning():
         trainer = build_trainer(
-            *(config.train, config.optim, config.logging, [metrics]),
+            *(config.train, config.optim, config.logging, loggers),
             _callbacks(config, keep, out),
         )
         trainer.fit(module.train(), cells)

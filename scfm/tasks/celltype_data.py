@@ -23,7 +23,6 @@ from scfm.tokens.depth import thin_rows
 from scfm.tokens.pool import CellPool, PoolMember
 from scfm.tokens.rng import cell_keys
 from scfm.tokens.target_depth import TargetDepth
-from scfm.train.datamodule import VALIDATION_EPOCH
 
 JUDGING, STOPPING = 0x7E57, 0x5709  # which draw of a seed
 
@@ -75,13 +74,14 @@ class LabelledPool(CellPool):
     def training(
         self, cells: Int[np.ndarray, " cell"], epoch: Int[np.ndarray, " cell"]
     ) -> CellBatch:
-        """Training cells, some of them thinned anew each epoch; held-out cells as they are."""
+        """Cells, some of them thinned, anew each epoch; held-out cells always alike.
+
+        Held-out cells too: the weights are to be best at depths that the training cells lack.
+        """
 
         def shown(member: PoolMember, rows: CountRows, mine: Bool[np.ndarray, " cell"]):
-            if (epoch[mine] < VALIDATION_EPOCH).all():
-                keys = cell_keys(self.seed, epoch[mine], cells[mine])
-                rows = thin_rows(rows, keys, **self.thinning)
-            return self._shown(member, rows)
+            keys = cell_keys(self.seed, epoch[mine], cells[mine])
+            return self._shown(member, thin_rows(rows, keys, **self.thinning))
 
         return self._labelled(self.tokenized(cells, shown))
 
@@ -219,7 +219,7 @@ def _by_group(
 
 
 def _names_of(codes: Int[np.ndarray, " some"], names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(names[code] for code in np.unique(codes[codes >= 0]))
+    return tuple(str(names[code]) for code in np.unique(codes[codes >= 0]))
 
 
 def _at_random(

@@ -1,9 +1,9 @@
-"""The linear probe: a frozen model's features -> the classifier's weights, by a solver.
+"""The linear probe: a frozen model's vectors and the genes' values -> a classifier's weights.
 
-in   features of the training and validation cells (n_cells, n_features), their types
-out  Probe: mean and scale of the features, weight and bias; what each penalty gave
+in   Seen of the training and validation cells, their types
+out  Probe: the classifier's weights, by a solver; what each penalty gave
 
-scikit-learn's logistic regression rather than the trainer: with frozen features the problem is
+scikit-learn's logistic regression rather than the trainer: with a frozen model the problem is
 convex, so a solver finds the one answer, with no learning rate, in seconds. The penalty is the one
 of least loss on the validation cells. It is also where the other methods begin (a probe first, then
 the weights below it: Kumar et al. 2022, arXiv:2202.10054), so that none of them can end below it on
@@ -15,16 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from scfm.objectives.classification import Balance, type_balance, type_loss
+from scfm.tasks.celltype_features import Seen
 
-PENALTIES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # scikit-learn's C
-MAX_ITERATIONS = 2_000
-LEAST_SCALE = 1e-3  # of the typical feature's, below which one counts as constant
+PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # scikit-learn's C
+MAX_ITERATIONS = 300
+LEAST_SCALE = 1e-3  # of the typical number's spread, below which one counts as constant
 
 
 @dataclass(frozen=True)
@@ -33,78 +35,100 @@ class Probe:
 
     Attributes
     ----------
+    weights
+        By the names they have in `scfm.model.classifier.CellClassifier`.
     inverse_penalty
         scikit-learn's C that was chosen.
     losses
         Loss of the validation cells by C.
     """
 
-    mean: Float[np.ndarray, " feature"] = field(repr=False)
-    scale: Float[np.ndarray, " feature"] = field(repr=False)
-    weight: Float[np.ndarray, "type feature"] = field(repr=False)
-    bias: Float[np.ndarray, " type"] = field(repr=False)
+    weights: dict[str, Float[np.ndarray, "..."]] = field(repr=False)
     inverse_penalty: float
     losses: dict[str, float]
 
-    def tensors(self) -> tuple[torch.Tensor, ...]:
-        """Mean, scale, weight and bias, for the classifier."""
-        arrays = (self.mean, self.scale, self.weight, self.bias)
-        return tuple(torch.from_numpy(np.asarray(a, dtype=np.float32)) for a in arrays)
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """For the classifier."""
+        return {name: torch.from_numpy(w).float() for name, w in self.weights.items()}
 
-    def scores(self, features: Float[np.ndarray, "cell feature"]) -> np.ndarray:
-        return (features - self.mean) / self.scale @ self.weight.T + self.bias
+    def scores(self, seen: Seen) -> Float[np.ndarray, "cell type"]:
+        """What the classifier would say."""
+        own, found = self.weights, self.weights["bias"][None]
+        if "linear.weight" in own:
+            found = found + (seen.vectors - own["mean"]) / own["scale"] @ own["linear.weight"].T
+        if "gene_weight.weight" in own:
+            found = found + seen.values @ own["gene_weight.weight"]
+        return found
 
 
 def fit_probe(
-    features: Float[np.ndarray, "cell feature"],
+    seen: Seen,
     types: Int[np.ndarray, " cell"],
-    validation: Float[np.ndarray, "held feature"],
+    validation: Seen,
     validation_types: Int[np.ndarray, " held"],
     n_types: int,
     balance: Balance,
     penalties: tuple[float, ...] = PENALTIES,
 ) -> Probe:
     """Fit with each penalty and keep what is best on the validation cells."""
-    features, validation = (np.asarray(x, dtype=np.float64) for x in (features, validation))
-    mean, scale = features.mean(0), spread_of(features)
-    seen, held = (features - mean) / scale, (validation - mean) / scale
-    n_cells = np.bincount(types, minlength=n_types)
-    weighing = type_balance(torch.from_numpy(n_cells), balance)
+    d = seen.vectors.shape[1]
+    mean, scale = seen.vectors.mean(0, dtype=np.float64), spread_of(seen.vectors)
+    n_tokens = seen.n_tokens
+    columns = np.flatnonzero(seen.values.getnnz(0)) if n_tokens else np.arange(0)
+    x, held = (_design(one, mean, scale, columns) for one in (seen, validation))
+    weighing = type_balance(torch.from_numpy(np.bincount(types, minlength=n_types)), balance)
     # "logits": fitted as the cells come, then the shares are taken out of the scores
-    gain = weighing.gain.double().numpy()
-    truth = torch.from_numpy(validation_types)
+    gain, truth = weighing.gain.double().numpy(), torch.from_numpy(validation_types)
     best: tuple[float, float, np.ndarray, np.ndarray] | None = None
     losses = {}
     for inverse_penalty in penalties:
-        weight, bias = _solved(seen, types, n_types, inverse_penalty, balance == "weights")
-        scores = held @ weight.T + (bias - gain)
-        loss = float(type_loss(torch.from_numpy(scores).float(), truth, weighing))
-        losses[f"{inverse_penalty:g}"] = loss
+        weight, bias = _solved(x, types, n_types, inverse_penalty, balance == "weights")
+        scores = torch.from_numpy(np.asarray(held @ weight.T) + bias - gain)
+        losses[f"{inverse_penalty:g}"] = loss = float(type_loss(scores, truth, weighing))
         if best is None or loss < best[0]:
             best = (loss, inverse_penalty, weight, bias - gain)
     assert best is not None, "one penalty at least"
-    return Probe(mean, scale, best[2], best[3], best[1], losses)
+    weights = {"bias": best[3]}
+    if d:
+        weights |= {"mean": mean, "scale": scale, "linear.weight": best[2][:, :d]}
+    if n_tokens:
+        of_genes = np.zeros((n_tokens, n_types))
+        of_genes[columns] = best[2][:, d:].T
+        weights["gene_weight.weight"] = of_genes
+    return Probe(weights, best[1], losses)
 
 
-def spread_of(features: Float[np.ndarray, "cell feature"]) -> Float[np.ndarray, " feature"]:
-    """Standard deviation of each feature; 1 for one that is constant but for rounding."""
-    spread = features.std(0)
+def spread_of(vectors: Float[np.ndarray, "cell d"]) -> Float[np.ndarray, " d"]:
+    """Standard deviation of each number; 1 for one that is constant but for rounding."""
+    if not vectors.shape[1]:
+        return np.ones(0)
+    spread = vectors.std(0, dtype=np.float64)
     return np.where(spread > LEAST_SCALE * np.median(spread) + 1e-12, spread, 1.0)
 
 
+def _design(
+    seen: Seen,
+    mean: Float[np.ndarray, " d"],
+    scale: Float[np.ndarray, " d"],
+    columns: Int[np.ndarray, " gene"],
+) -> Any:
+    """Standardised vectors beside gene values; dense where there are no genes."""
+    standard = (seen.vectors - mean) / scale
+    if not len(columns):
+        return standard
+    values = seen.values[:, columns]
+    return sp.hstack([sp.csr_matrix(standard), values], format="csr") if len(mean) else values
+
+
 def _solved(
-    seen: Float[np.ndarray, "cell feature"],
-    types: Int[np.ndarray, " cell"],
-    n_types: int,
-    inverse_penalty: float,
-    is_weighted: bool,
+    x: Any, types: Int[np.ndarray, " cell"], n_types: int, inverse_penalty: float, is_weighted: bool
 ) -> tuple[Float[np.ndarray, "type feature"], Float[np.ndarray, " type"]]:
     weights: Any = "balanced" if is_weighted else None
     solver = LogisticRegression(C=inverse_penalty, class_weight=weights, max_iter=MAX_ITERATIONS)
     with warnings.catch_warnings():
         # nearly at the bottom is good enough: the validation cells judge it
         warnings.simplefilter("ignore", ConvergenceWarning)
-        solver.fit(seen, types)
+        solver.fit(x, types)
     weight, bias = np.asarray(solver.coef_), np.asarray(solver.intercept_)
     if n_types == 2:  # one score: half to either side
         return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

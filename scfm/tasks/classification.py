@@ -4,7 +4,7 @@ in   a model with a classifier and an opened input, or cells of a LabelledPool
 out  scores (n_cells, n_types) and what is told beside them; TypeProbabilities
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -84,39 +84,42 @@ def _classify_rows(
     return _array(scores), _array(embedding), cells.source_depth, n_genes
 
 
-def of_pool(
+def pool_scores(
     model: CellModel,
     pool: LabelledPool,
     cells: Int[np.ndarray, " cell"],
-    read: Callable[[CellBatch], Tensor],
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Float[np.ndarray, "cell _"]:
-    """What ``read`` makes of some cells of a pool, shown as they are, in the order given."""
-    model.eval()
-    # by row number, since files are fastest in their own order; sources come in theirs
-    order = np.argsort(cells, kind="stable")
-    parts = []
-    for first in range(0, len(cells), FORWARD_CELLS):
-        some = cells[order[first : first + FORWARD_CELLS]]
-        with torch.inference_mode():
-            shown = pool.shown(some).map(lambda x: torch.from_numpy(x).to(model.device))
-            parts.append(_array(read(shown)))
-        on_progress(min(first + FORWARD_CELLS, len(cells)), len(cells))
-    found = np.concatenate(parts)
-    answer = np.empty_like(found)
-    answer[order] = found
-    return answer
-
-
-def pool_scores(
-    model: CellModel, pool: LabelledPool, cells: Int[np.ndarray, " cell"]
+    epoch: int | None = None,
 ) -> Float[np.ndarray, "cell type"]:
-    """The classifier's scores of some cells of a pool, in the order given."""
-    if not len(cells):
-        return np.empty((0, len(pool.labels)), dtype=np.float32)
-    scores = of_pool(model, pool, cells, lambda batch: model.classify(batch, model(batch)))
-    require_finite(scores)
-    return scores
+    """The classifier's scores of some cells of a pool, in the order given.
+
+    They are shown as they are, or as in a training epoch.
+    """
+    model.eval()
+    assert model.classifier is not None, "a model without a classifier says no types"
+    found = np.empty((len(cells), len(model.classifier.spec.labels)), dtype=np.float32)
+    for some, batch in shown_cells(pool, cells, epoch):
+        with torch.inference_mode():
+            shown = batch.map(lambda x: torch.from_numpy(x).to(model.device))
+            found[some] = _array(model.classify(shown, model(shown)))
+    require_finite(found)
+    return found
+
+
+def shown_cells(
+    pool: LabelledPool, cells: Int[np.ndarray, " cell"], epoch: int | None = None
+) -> Iterator[tuple[Int[np.ndarray, " some"], CellBatch]]:
+    """Some cells of a pool a few at a time, and their places in ``cells``.
+
+    By row number, since files are fastest in their own order.
+    """
+    order = np.argsort(cells, kind="stable")
+    for first in range(0, len(cells), FORWARD_CELLS):
+        places = order[first : first + FORWARD_CELLS]
+        some = cells[places]
+        if epoch is None:
+            yield places, pool.shown(some)
+        else:
+            yield places, pool.training(some, np.full(len(some), epoch))
 
 
 def as_probabilities(

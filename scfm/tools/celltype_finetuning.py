@@ -9,7 +9,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ from scfm.tasks.probability_calibration import fit_probability_calibration
 from scfm.tasks.type_probabilities import TypeProbabilities
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
+from scfm.tools.celltype_result import CelltypeFinetuning
 from scfm.tools.classifier_card import classifier_card, method_in_words
 from scfm.tools.embedding import model_id, vocab_of
 from scfm.tools.loading import as_model
@@ -64,54 +65,6 @@ BASELINE_CELLS = 20_000  # training cells the baselines learn from, and judged c
 METRICS = "metrics.json"
 # what a run that was stopped leaves behind
 UNFINISHED = {"config.yaml", "metrics.csv", "checkpoints", "nonfinite.json", PROBE}
-
-
-@dataclass(frozen=True)
-class CelltypeFinetuning:
-    """A fine-tuned model, and how well it does.
-
-    Attributes
-    ----------
-    model
-        Its folder.
-    calibration
-        Fitted on the validation cells.
-    evaluation
-        On the judged cells, beside the probe and the baselines; None where none were held out.
-    """
-
-    model: Path
-    method: str
-    calibration: Calibration
-    split: CelltypeSplit
-    fitted: FittedClassifier = field(repr=False)
-    evaluation: Evaluation | None = field(repr=False)
-
-    @property
-    def verdict(self) -> str:
-        """One sentence: who wins on the judged cells."""
-        if self.evaluation is None:
-            return "No cells were held out to be judged, so nothing is known of its quality."
-        held = self.split
-        how = f"groups of '{held.by}'" if held.by else "random cells (optimistic)"
-        return f"{self.evaluation.verdict} Held out: {how}, {len(held.judged):,} cells."
-
-    def to_dict(self) -> dict[str, Any]:
-        """metrics.json."""
-        evaluation = self.evaluation
-        return {
-            "verdict": self.verdict,
-            "method": self.method,
-            "split": self.split.to_dict(),
-            "best_step": self.fitted.best_step,
-            "validation_curve": [list(point) for point in self.fitted.curve],
-            "probe": {
-                "inverse_penalty": self.fitted.probe.inverse_penalty,
-                "validation_losses": self.fitted.probe.losses,
-            },
-            "calibration": self.calibration.to_dict(),
-            "evaluation": None if evaluation is None else evaluation.to_dict(),
-        }
 
 
 def finetune_celltype(
@@ -290,7 +243,8 @@ def learnable_labels(
         )
     labels = text_labels(obs[label_key], label_key, name)
     is_none = np.array([t is None or t.strip().casefold() in NO_LABEL for t in labels])
-    labels = np.where(is_none, None, labels)
+    labels = labels.copy()
+    labels[is_none] = None
     names, n_cells = np.unique(labels[~is_none].astype(str), return_counts=True)
     rare = names[n_cells < FEWEST_CELLS]
     left_out = {"no label": int(is_none.sum())} if is_none.any() else {}
@@ -301,7 +255,7 @@ def learnable_labels(
             "learned from and held out; left out. Merge them into wider types to keep them."
         )
         left_out["the only cell of its type"] = len(rare)
-        labels = np.where(np.isin(labels.astype(str), rare), None, labels)
+        labels[np.isin(labels.astype(str), rare)] = None
     left = [str(label) for label in names if label not in set(rare)]
     if len(left) < 2:
         only = f"only '{left[0]}'" if left else "no type"

@@ -4,22 +4,20 @@ in   a CelltypeFinetuning
 out  Markdown, which a hub shows
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scfm.evaluate.wording import score, span
 from scfm.model.base import CellModel
 from scfm.tasks.celltype import CelltypeConfig
-
-if TYPE_CHECKING:
-    from scfm.tools.celltype_finetuning import CelltypeFinetuning
+from scfm.tools.celltype_result import CelltypeFinetuning
 
 FEATURES = {
     "both": (
-        "the cell's vector ({pooling}) and, beside it, the sum over its genes of value times gene "
-        "embedding, which passes by the encoder"
+        "the cell's vector ({pooling}) plus a weight for each gene's value, which passes by the "
+        "encoder: a plain linear model of the profile has its say beside the model's"
     ),
     "embedding": "the cell's vector ({pooling}) alone",
-    "genes": "the sum over the cell's genes of value times gene embedding; no encoder",
+    "genes": "the genes' values alone; no encoder has a part in it",
 }
 TEXT = """\
 ---
@@ -76,7 +74,7 @@ def method_in_words(config: CelltypeConfig) -> str:
     return words if config.integrate == "none" else f"{words}, batches brought together"
 
 
-def classifier_card(model: CellModel, found: "CelltypeFinetuning") -> str:
+def classifier_card(model: CellModel, found: CelltypeFinetuning) -> str:
     """The card of a model about to be saved."""
     assert model.classifier is not None
     spec, made = model.classifier.spec, model.provenance["finetuned"]
@@ -114,7 +112,7 @@ def _split(split: dict[str, Any]) -> str:
     return f"{sizes}; no '{split['by']}' is on two sides"
 
 
-def _scores(found: "CelltypeFinetuning") -> str:
+def _scores(found: CelltypeFinetuning) -> str:
     if found.evaluation is None:
         return "None were held out to be judged."
     lines = ["| method | macro-F1 (95 % interval) | balanced accuracy |", "|---|---|---|"]

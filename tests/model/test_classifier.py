@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
@@ -29,7 +28,7 @@ def shown(rng, lengths):
 
 def with_classifier(model, **changes):
     torch.manual_seed(3)
-    model.add_classifier(replace(SPEC, **changes)).linear.weight.data.normal_()
+    model.add_classifier(replace(SPEC, **changes))
     return model.eval()
 
 
@@ -55,27 +54,27 @@ def test_a_cells_scores_are_its_own(rng, features):
         torch.testing.assert_close(scores(model, one)[0], found[number], rtol=1e-5, atol=1e-5)
 
 
-def test_gene_sum_is_the_profile_times_the_embeddings(rng):
-    """Depth tokens, whose values are no expression, are not in it."""
-    model, cells = toy_model(), shown(rng, [9, 30, 1])
-    vocab = model.vocab
-    profile = torch.zeros(3, len(vocab))
-    cell_of = torch.repeat_interleave(torch.arange(3), cells.offsets.diff().long())
+@pytest.mark.parametrize("family", ["scfm", "scmulan"])
+def test_scores_are_two_linear_models(rng, family):
+    """Of the vector, standardised, and of the profile; depths and task words are no expression."""
+    if family == "scfm":
+        model, cells = with_classifier(toy_model()), shown(rng, [9, 30, 1])
+    else:
+        model, cells = with_classifier(toy_scmulan(), pooling="prompt"), toy_sentences(rng, [9, 5])
+    own, vocab = model.classifier, model.vocab
+    own.mean.fill_(0.3)
+    own.scale.fill_(2.0)
+    own.bias.data = torch.tensor([0.1, 0.2, 0.3])
+    profile = torch.zeros(cells.n_cells, len(vocab))
+    cell_of = torch.repeat_interleave(torch.arange(cells.n_cells), cells.offsets.diff().long())
     profile[cell_of, cells.gene_ids] = cells.values
     profile[:, : vocab.gene_start] = 0
+    profile[:, vocab.gene_start + vocab.n_genes :] = 0
     with torch.no_grad():
-        expected = profile @ model.embedding.gene.weight
-        torch.testing.assert_close(model.gene_sum(cells), expected, rtol=1e-5, atol=1e-4)
-
-
-def test_gene_sum_of_words_leaves_the_task_word_out(rng):
-    model, cells = toy_scmulan(), toy_sentences(rng, [9, 5])
-    with torch.no_grad():
-        found = model.gene_sum(cells)
-        of_last = slice(*cells.offsets[1:].tolist())
-        genes = cells.gene_ids[of_last][:-1]  # the last is the task word
-        expected = cells.values[of_last][:-1] @ model.word.weight[genes]
-        torch.testing.assert_close(found[1], expected, rtol=1e-5, atol=1e-4)
+        vectors = model.pool(model(cells), own.spec.pooling)
+        expected = (vectors - 0.3) / 2 @ own.linear.weight.T + own.bias
+        expected += profile @ own.gene_weight.weight
+        torch.testing.assert_close(scores(model, cells), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_the_folder_holds_all_of_it(rng, tmp_path):
@@ -109,11 +108,3 @@ def test_a_spoiled_spec_is_refused(tmp_path, change):
     (tmp_path / "model" / "provenance.json").write_text(json.dumps(made))
     with pytest.raises(ModelError, match="cannot be loaded"):
         scfm.load(tmp_path / "model")
-
-
-def test_standardised_features_do_not_explode():
-    """A constant feature keeps its scale of 1: another value later is no earthquake."""
-    from scfm.tasks.celltype_probe import spread_of
-
-    features = np.stack([np.full(50, 3.0), np.arange(50.0), np.full(50, 3.0) + 1e-9], axis=1)
-    np.testing.assert_allclose(spread_of(features), [1, np.arange(50).std(), 1])

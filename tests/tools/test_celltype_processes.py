@@ -25,6 +25,8 @@ def files(tmp_path_factory) -> Path:
 
 def tune(files: Path, n_processes: int, method: str, strategy: str) -> Path:
     out = files / f"{method}_{strategy}_{n_processes}"
+    if out.exists():  # the oracle of several
+        return out
     settings = {
         **{"train.steps": 6, "train.validate_every": 3, "train.accelerator": "cpu"},
         **{"train.strategy": strategy, "batch_size": 7, "optim.lr": 1e-3},
