@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-import matplotlib
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 
@@ -15,7 +15,7 @@ NOTEBOOK = Path(__file__).resolve().parents[1] / "docs" / "tutorial.ipynb"
 def test_the_notebook_runs(tmp_path, monkeypatch):
     notebook = json.loads(NOTEBOOK.read_text())
     assert notebook["nbformat"] == 4
-    matplotlib.use("Agg")
+    mpl.use("Agg")
     monkeypatch.chdir(tmp_path)
     given: dict = {}
     for cell in notebook["cells"]:

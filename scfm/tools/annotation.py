@@ -139,15 +139,12 @@ class Annotation:
                 "smooth is for annotation by words; this model was fine-tuned and says types by "
                 "its classifier. Leave out smooth (--smooth)."
             )
-        if self.ontology:
-            raise ConfigError(
-                "ontology is for annotation by reference or by markers. A classifier's types are "
-                "mapped afterwards: scfm.tl.map_labels(adata, 'scfm_cell_type')."
-            )
         return ClassifierAnnotation(
             key_added=self.key_added,
             min_confidence=self.min_confidence,
             batch_size=self.batch_size,
+            ontology=self.ontology,
+            ontology_threshold=self.ontology_threshold,
         )
 
     def by_words(self) -> WordAnnotation:

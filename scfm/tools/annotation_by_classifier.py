@@ -36,6 +36,7 @@ from scfm.tools.embedding import (
     vocab_of,
     write_settings,
 )
+from scfm.tools.ontology_labels import Mapped, ontology_annotation, tidied
 from scfm.version import __version__
 
 if TYPE_CHECKING:
@@ -81,11 +82,16 @@ class ClassifierAnnotation:
         Prefix of the obs columns.
     min_confidence
         Below it a cell is unknown; None: the calibrated threshold, 0.5 where there is none.
+    ontology, ontology_threshold
+        As ``scfm.tools.ontology_labels.ontology_annotation`` takes them; labels whose term the
+        model's folder names are known by it.
     """
 
     key_added: str = "scfm"
     min_confidence: float | None = None
     batch_size: int = 64
+    ontology: "bool | Mapped" = False
+    ontology_threshold: float | None = None
 
     def __post_init__(self) -> None:
         checked_batch_size(self.batch_size)
@@ -156,6 +162,12 @@ class _Labels:
         classifier_embedding(self.model)  # says what to do where there is no classifier
         assert self.model.classifier is not None
         self.spec, self.calibration = self.model.classifier.spec, Calibration.of(self.model)
+        self.ontology = ontology_annotation(
+            self.how.ontology,
+            sorted(self.spec.labels),
+            threshold=self.how.ontology_threshold,
+            known=dict(self.spec.terms),
+        )
 
     @property
     def threshold(self) -> float:
@@ -179,15 +191,18 @@ class _Labels:
             f"{key}_confidence": found.confidence.astype(np.float32),
             f"{key}_runner_up": pd.Categorical(second, categories=classes),
         }
-        self.parts.append(pd.DataFrame(columns))
+        said = pd.DataFrame(columns)
+        if self.ontology is not None:
+            said = pd.concat([said, self.ontology.columns(found, key)], axis=1)
+        self.parts.append(said)
 
     def columns(self) -> pd.DataFrame:
         """What is said of each cell, as obs columns."""
-        return pd.concat(self.parts, ignore_index=True)
+        return tidied(pd.concat(self.parts, ignore_index=True))
 
     def settings(self) -> dict[str, Any]:
         """How the labels came about, for uns."""
-        return {
+        found = {
             "by": "classifier",
             "classes": list(self.spec.labels),
             "terms": dict(self.spec.terms),
@@ -197,6 +212,9 @@ class _Labels:
             "weights_sha256": model_id(self.model),
             "scfm_version": __version__,
         }
+        if self.ontology is not None:
+            found |= self.ontology.settings()
+        return found
 
     def summary(self, report: GeneReport) -> ClassifierSummary:
         counts = self.columns()[f"{self.how.key_added}_cell_type"].value_counts()

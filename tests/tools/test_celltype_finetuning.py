@@ -297,3 +297,16 @@ def test_rare_types_and_codes_are_said(tmp_path):
             config=config,
         )
     assert scfm.load(tmp_path / "codes").classifier.spec.labels == ("0", "1")
+
+
+def test_types_back_off_in_the_ontology(tuned, files, tmp_path):
+    """Two types are both lymphocytes: a threshold that neither reaches alone says so."""
+    model, cells = scfm.load(tuned), ad.read_h5ad(files["cells"])
+    model.calibration = {**model.calibration, "temperature": 20.0}  # of toys, they are all sure
+    how = {"ontology": True, "ontology_threshold": 0.99}
+    scfm.tl.annotate(cells, model, **how)
+    names = cells.obs["scfm_ontology_name"].astype(str)
+    assert set(names[cells.obs["scfm_confidence"] < 0.99]) == {"lymphocyte"}
+    annotate_file(files["cells"], model, tmp_path / "out.h5ad", **how)
+    back = ad.read_h5ad(tmp_path / "out.h5ad").obs
+    pd.testing.assert_series_equal(back["scfm_ontology_term"], cells.obs["scfm_ontology_term"])
