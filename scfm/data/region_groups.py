@@ -19,6 +19,7 @@ from scfm.data.split import group_codes
 from scfm.errors import CountsError, LabelError, ScfmWarning
 
 EACH_ROW = "obs_names"
+SHORTEST_NAME = 2  # letters from which on a name's beginning tells anything: GM, H1
 LOOKED_AT = 4096  # cells, until a count above 1 is found
 
 
@@ -141,6 +142,8 @@ def cell_types_of(
 def _same_or_begun(name: str, chip: Sequence[str]) -> str | None:
     if name in chip:
         return name
+    if len(name) < SHORTEST_NAME:
+        return None
     begun = [cell for cell in chip if cell.lower().startswith(name.lower())]
     begun += [cell for cell in chip if name.lower().startswith(cell.lower())]
     return begun[0] if len(begun) == 1 else None

@@ -203,4 +203,4 @@ def _group_obs(file: RegionFile, found: Metacells, by: str) -> pd.DataFrame:
     values: Any = file.obs.astype(object).groupby(file.obs[by].astype(str).to_numpy())
     agree = (values.nunique() == 1).all()
     same = values.first().loc[list(found.names), agree[agree].index.union([by])]
-    return pd.DataFrame(same).astype({by: "category"})
+    return pd.DataFrame(same).infer_objects().astype({by: "category"})
