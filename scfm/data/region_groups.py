@@ -29,6 +29,7 @@ def group_signal(
     kept: np.ndarray,
     width: np.ndarray,
     *,
+    counting: str | None = None,
     cell_key: str | None = None,
     layer: str | None = None,
     binarised: bool = False,
@@ -52,6 +53,7 @@ def group_signal(
     with file.open_counts(layer=layer, keep_empty=True) as source:
         if not binarised:
             refuse_binarised(source)
+            warn_if_unsaid(counting, source)
         sums = pool_counts(members, source)
     depth = np.asarray(sums.sum(axis=1), dtype=np.float64).ravel()
     empty = [name for name, total in zip(names, depth, strict=True) if total == 0]
@@ -104,6 +106,25 @@ def refuse_binarised(source: CellSource) -> None:
             "cannot be told from it. Give the counts, or say that it is so: --binarised (then the "
             "signal is that of the number of cells with the peak open)."
         )
+
+
+def warn_if_unsaid(counting: str | None, source: CellSource) -> None:
+    """Say what counts look like where the file does not say what they are (ScfmWarning).
+
+    Most fragments have both ends in the peak they touch, so counts of ends are mostly even: then
+    twos outnumber ones, which counts of fragments never show.
+    """
+    if counting is not None:
+        return
+    rows = next(iter(source.chunks(LOOKED_AT)))
+    n_ones, n_twos = int((rows.counts == 1).sum()), int((rows.counts == 2).sum())
+    looks = "insertions" if n_twos > n_ones else "fragments"
+    warnings.warn(
+        f"{source.name} does not say what it counts; by its {n_ones:,} ones and {n_twos:,} twos, "
+        f"{looks}. Say it: counting='{looks}' (--counting {looks}), or uns['counting'].",
+        ScfmWarning,
+        stacklevel=3,
+    )
 
 
 def cell_types_of(
