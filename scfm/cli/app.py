@@ -30,6 +30,7 @@ from scfm.cli import (
     prepare,
     pretrain,
     reference,
+    tfbind,
 )
 from scfm.errors import Interrupted, ScfmError, ScfmWarning
 
@@ -51,6 +52,7 @@ app.add_typer(finetune.app, name="finetune")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(ontology.app, name="ontology")
 app.add_typer(reference.app, name="reference")
+app.add_typer(tfbind.app, name="tfbind")
 
 
 @app.callback(invoke_without_command=True)
