@@ -120,6 +120,9 @@ class BindingData:
         The genome, and bigWig files by name; where the regions' own file does not have them.
     group_key, cell_key
         obs column of the groups of cells, obsm key of the embedding that conditions the model.
+    length
+        Bases a window, around the middle of its region. None: of a FASTA as many as model.length;
+        else all that the file's own sequences have, which then is the model's length.
     """
 
     path: str = ""
@@ -127,6 +130,7 @@ class BindingData:
     tracks: dict[str, str] = field(default_factory=dict)
     group_key: str | None = None
     cell_key: str | None = None
+    length: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,7 +113,7 @@ def read_binding_run(out: str | Path, overrides: tuple[str, ...] = ()) -> Bindin
 
 
 def open_examples(data: BindingData, length: int | None = None) -> RegionExamples:
-    """The examples that the ``data`` section names; ``length`` is that of the windows."""
+    """The examples that the ``data`` section names; ``length`` is that of a genome's windows."""
     if not data.path:
         raise ConfigError("No regions to train on. Name their file: scfm finetune tfbinding DATA")
     given: dict[str, Any] = {
@@ -122,7 +122,8 @@ def open_examples(data: BindingData, length: int | None = None) -> RegionExample
         "group_key": data.group_key,
         "cell_key": data.cell_key,
     }
-    return open_regions(data.path, length=length, **{k: v for k, v in given.items() if v})
+    asked = data.length or (length if data.fasta else None)
+    return open_regions(data.path, length=asked, **{k: v for k, v in given.items() if v})
 
 
 def split_of(examples: RegionExamples, config: SplitConfig) -> RegionSplit:
