@@ -116,14 +116,10 @@ def open_examples(data: BindingData, length: int | None = None) -> RegionExample
     """The examples that the ``data`` section names; ``length`` is that of a genome's windows."""
     if not data.path:
         raise ConfigError("No regions to train on. Name their file: scfm finetune tfbinding DATA")
-    given: dict[str, Any] = {
-        "fasta": data.fasta,
-        "tracks": {name: Path(path) for name, path in data.tracks.items()},
-        "group_key": data.group_key,
-        "cell_key": data.cell_key,
-    }
-    asked = data.length or (length if data.fasta else None)
-    return open_regions(data.path, length=asked, **{k: v for k, v in given.items() if v})
+    given = {name: value for name, value in vars(data).items() if value and name != "path"}
+    if data.fasta:
+        given.setdefault("length", length)
+    return open_regions(data.path, **given)
 
 
 def split_of(examples: RegionExamples, config: SplitConfig) -> RegionSplit:

@@ -5,10 +5,8 @@ import json
 
 import numpy as np
 import pytest
-import yaml
 
 from scfm.cli.app import main
-from scfm.config import find_config
 from scfm.data.region_examples import open_regions
 from scfm.data.region_sampling import pairs, part_examples
 from scfm.data.region_split import TEST
@@ -142,11 +140,3 @@ def test_without_data_or_run(tmp_path, capsys):
     assert "Name their file" in capsys.readouterr().err
     assert finetune("--out", tmp_path / "run", "--resume") == 2
     assert "is no run folder" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["tfbinding-seqacc", "tfbinding-scfan"])
-def test_shipped_configs_spell_out_every_key(name):
-    from scfm.config import to_mapping
-
-    written = yaml.safe_load(find_config(name).read_text())
-    assert to_mapping(load_binding_run(name)) == written
