@@ -66,7 +66,8 @@ class BindingModule(L.LightningModule):
         shown = self._shown(batch.regions, place)
         loss = self.loss(shown)
         if is_logged(self.trainer, batch_idx):
-            self.log("loss", loss.detach())
+            several = self.trainer.world_size > 1
+            self.log("loss", batch.weight * loss.detach(), sync_dist=several)
         return batch.weight * loss + self.model.penalty()
 
     def _shown(self, regions: RegionBatch, place: tuple[int, int, int]) -> RegionBatch:
