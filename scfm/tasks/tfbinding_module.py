@@ -141,7 +141,7 @@ def only_cells_train(model: BindingModel) -> None:
     model.null_cell.requires_grad_(True)
 
 
-class KeepBest(L.Callback):
+class KeepBestAupr(L.Callback):
     """The weights of the highest validation AUPR; stops when it rises no more.
 
     The model is small: its best weights stay in memory, and in every checkpoint. The first process
