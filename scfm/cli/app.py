@@ -29,6 +29,7 @@ from scfm.cli import (
     plan,
     prepare,
     pretrain,
+    tfbind,
 )
 from scfm.errors import Interrupted, ScfmError, ScfmWarning
 
@@ -49,6 +50,7 @@ for module in (
 app.add_typer(finetune.app, name="finetune")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(ontology.app, name="ontology")
+app.add_typer(tfbind.app, name="tfbind")
 
 
 @app.callback(invoke_without_command=True)

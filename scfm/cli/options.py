@@ -74,6 +74,21 @@ def input_config(
     return from_mapping(InputConfig, settings, where="options")
 
 
+def named_paths(given: list[str], option: str) -> dict[str, Path]:
+    """NAME=FILE, as often as the option was given. Raises ConfigError."""
+    from scfm.errors import ConfigError
+
+    found: dict[str, Path] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise ConfigError(f"{option} {text}: wanted NAME=FILE.")
+        if name in found:
+            raise ConfigError(f"{option}: {name} was given twice.")
+        found[name] = Path(path)
+    return found
+
+
 def say(text: object) -> None:
     """A line for a person; stdout is kept for what was asked for."""
     print(text, file=sys.stderr, flush=True)

@@ -13,12 +13,13 @@ import scipy.sparse as sp
 
 from scfm.data.counts import CellSource
 from scfm.data.genome_regions import GroupSignal
-from scfm.data.metacells import log_rate, pool_counts
+from scfm.data.metacells import cell_depth, log_rate, pool_counts
 from scfm.data.region_file import RegionFile
 from scfm.data.split import group_codes
 from scfm.errors import CountsError, LabelError, ScfmWarning
 
 EACH_ROW = "obs_names"
+SHORTEST_NAME = 2  # letters from which on a name's beginning tells anything: GM, H1
 LOOKED_AT = 4096  # cells, until a count above 1 is found
 
 
@@ -28,6 +29,7 @@ def group_signal(
     kept: np.ndarray,
     width: np.ndarray,
     *,
+    counting: str | None = None,
     cell_key: str | None = None,
     layer: str | None = None,
     binarised: bool = False,
@@ -51,8 +53,13 @@ def group_signal(
     with file.open_counts(layer=layer, keep_empty=True) as source:
         if not binarised:
             refuse_binarised(source)
-        sums = pool_counts(members, source)
-    depth = np.asarray(sums.sum(axis=1), dtype=np.float64).ravel()
+            warn_if_unsaid(counting, source)
+        if group_key == EACH_ROW:
+            rate, depth = _rate_of_rows(source, kept, width)
+        else:
+            sums = pool_counts(members, source)
+            depth = cell_depth(sums)
+            rate = sp.csr_matrix(log_rate(sums, width, depth)[:, kept])
     empty = [name for name, total in zip(names, depth, strict=True) if total == 0]
     if empty:
         raise CountsError(
@@ -62,13 +69,28 @@ def group_signal(
     embedding, has = (None, None) if cell_key is None else _mean(file.embedding(cell_key), members)
     signal = GroupSignal(
         names=names,
-        log_rate=sp.csr_matrix(log_rate(sums, width, depth)[:, kept]),
+        log_rate=rate,
         depth=depth,
         n_cells=np.diff(members.indptr),
         embedding=embedding,
         has_embedding=has,
     )
     return signal, groups
+
+
+def _rate_of_rows(
+    source: CellSource, kept: np.ndarray, width: np.ndarray
+) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Every row's signal, and its counts; rows may be many, so no count is held twice."""
+    rates, depths = [], []
+    for rows in source.chunks(LOOKED_AT):
+        counts = sp.csr_matrix(
+            (rows.counts, rows.indices, rows.indptr), shape=(rows.n_cells, len(width))
+        )
+        depths.append(cell_depth(counts))
+        rate = log_rate(counts, width, depths[-1])
+        rates.append(rate if len(kept) == len(width) else rate[:, kept])
+    return sp.csr_matrix(sp.vstack(rates, format="csr")), np.concatenate(depths)
 
 
 def _groups(file: RegionFile, key: str) -> tuple[pd.Series, tuple[str, ...], np.ndarray]:
@@ -103,6 +125,25 @@ def refuse_binarised(source: CellSource) -> None:
             "cannot be told from it. Give the counts, or say that it is so: --binarised (then the "
             "signal is that of the number of cells with the peak open)."
         )
+
+
+def warn_if_unsaid(counting: str | None, source: CellSource) -> None:
+    """Say what counts look like where the file does not say what they are (ScfmWarning).
+
+    Most fragments have both ends in the peak they touch, so counts of ends are mostly even: then
+    twos outnumber ones, which counts of fragments never show.
+    """
+    if counting is not None:
+        return
+    rows = next(iter(source.chunks(LOOKED_AT)))
+    n_ones, n_twos = int((rows.counts == 1).sum()), int((rows.counts == 2).sum())
+    looks = "insertions" if n_twos > n_ones else "fragments"
+    warnings.warn(
+        f"{source.name} does not say what it counts; by its {n_ones:,} ones and {n_twos:,} twos, "
+        f"{looks}. Say it: counting='{looks}' (--counting {looks}), or uns['counting'].",
+        ScfmWarning,
+        stacklevel=3,
+    )
 
 
 def cell_types_of(
@@ -141,6 +182,8 @@ def cell_types_of(
 def _same_or_begun(name: str, chip: Sequence[str]) -> str | None:
     if name in chip:
         return name
+    if len(name) < SHORTEST_NAME:
+        return None
     begun = [cell for cell in chip if cell.lower().startswith(name.lower())]
     begun += [cell for cell in chip if name.lower().startswith(cell.lower())]
     return begun[0] if len(begun) == 1 else None
