@@ -5,12 +5,15 @@ from typing import Annotated
 
 import typer
 
-from scfm.cli import finetune_celltype, options
+from scfm.cli import finetune_celltype, finetune_tfbinding, options
 
 app = typer.Typer(
-    help="Teach a model something more, and judge it on what it has not seen.",
+    help="Teach a model something more, or train one for a task, and judge it on what it has not seen.",
     no_args_is_help=True,
 )
+
+
+app.command("tfbinding")(finetune_tfbinding.command)
 
 
 @app.callback()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scfm.tools.perturbation import finetune_perturbation, perturb
     from scfm.tools.reference import build_reference, load_reference
     from scfm.tools.supporting_cells import support
+    from scfm.tools.tfbinding_training import finetune_tfbinding
     from scfm.tools.type_calibration import calibrate
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "export_model",
     "finetune_celltype",
     "finetune_perturbation",
+    "finetune_tfbinding",
     "gene_embedding",
     "gene_modules",
     "generate",
@@ -55,6 +57,7 @@ _LAZY = {
     "export_model": "scfm.tools.export_model",
     "finetune_celltype": "scfm.tools.celltype_finetuning",
     "finetune_perturbation": "scfm.tools.perturbation",
+    "finetune_tfbinding": "scfm.tools.tfbinding_training",
     "gene_embedding": "scfm.tools.gene_embeddings",
     "gene_modules": "scfm.tools.module_activity",
     "generate": "scfm.tools.generated_cells",

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 NUMBERS = (
     ("loss", "loss", ".4f"),
     ("val_loss", "val_loss", ".4f"),
+    ("val_aupr", "val_aupr", ".4f"),
     ("cells_per_s", "cells/s", ",.0f"),
     ("tokens_per_s", "useful tokens/s", ",.0f"),
     ("mfu", "mfu", ".1%"),
