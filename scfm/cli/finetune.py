@@ -1,4 +1,4 @@
-"""scfm finetune: a model taught something more, and judged on held-out data."""
+"""scfm finetune: a model for one task, trained and judged on held-out data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from scfm.cli import finetune_celltype, finetune_tfbinding, options
 
 app = typer.Typer(
-    help="Teach a model something more, or train one for a task, and judge it on what it has not seen.",
+    help="Train a model for a task, and judge it on what it has not seen.",
     no_args_is_help=True,
 )
 
