@@ -1,0 +1,101 @@
+"""Do clusters of cells by TF activity agree with their types, and better than those by peaks alone?
+
+in   representations of the same cells, types
+out  ARI and NMI of clusters with the types, as many clusters for every representation as types
+
+Clusters are k-means of standardised columns (at most 20 principal components of them), several
+starts of the seed; never of a picture such as t-SNE, which flatters.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Float, Num, Shaped
+
+from scfm.errors import LabelError
+from scfm.evaluate.results import Interval
+from scfm.evaluate.tfbinding_result import CellScores
+
+N_COMPONENTS = 20
+N_RUNS = 5
+
+
+def lsi(counts: sp.csr_matrix, n: int = N_COMPONENTS, seed: int = 0) -> Float[np.ndarray, "cell n"]:
+    """Latent semantic indexing of open peaks, without the first axis, which is depth.
+
+    Term frequency times inverse document frequency of the binary matrix, log1p of 1e4 times it,
+    singular vectors scaled to unit variance; rows of unit length. Source: Cusanovich et al. 2018,
+    doi:10.1016/j.cell.2018.06.052; Stuart et al. 2021, doi:10.1038/s41592-021-01282-5.
+    """
+    from sklearn.utils.extmath import randomized_svd
+
+    is_open = sp.csr_matrix(counts > 0, dtype=np.float64)
+    n_open = np.maximum(np.asarray(is_open.sum(1)).ravel(), 1)
+    n_cells = np.asarray(is_open.sum(0)).ravel()
+    inverse = np.where(n_cells > 0, is_open.shape[0] / np.maximum(n_cells, 1), 0)
+    weighted = sp.csr_matrix(sp.diags(1 / n_open) @ is_open @ sp.diags(inverse))
+    weighted.data = np.log1p(1e4 * weighted.data)
+    n = min(n, min(weighted.shape) - 2)
+    if n < 1:
+        raise LabelError(
+            f"{weighted.shape[0]:,} cells x {weighted.shape[1]:,} peaks are too few to embed; "
+            "wanted at least 3 of both."
+        )
+    left = randomized_svd(weighted, n_components=n + 1, random_state=seed)[0][:, 1:]
+    centred = (left - left.mean(0)) / np.maximum(left.std(0), 1e-12)
+    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+
+
+def cell_scores(
+    representations: Mapping[str, tuple[str, str, Num[np.ndarray, "cell d"]]],
+    types: Shaped[np.ndarray, " cell"],
+    *,
+    seed: int = 0,
+    n_runs: int = N_RUNS,
+) -> list[CellScores]:
+    """Scores of each representation (name, note, values by key); intervals span the runs.
+
+    Cells without a type ("") are left out, as are columns that are constant. Raises LabelError for
+    fewer than two types.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    kept = np.asarray(types).astype(str) != ""
+    labels = np.asarray(types).astype(str)[kept]
+    k = len(set(labels))
+    if k < 2:
+        raise LabelError(
+            f"The cells have {k} type(s); wanted at least two to compare clusters with. Name "
+            "another column with --label."
+        )
+    found = []
+    for key, (name, note, values) in representations.items():
+        x = _reduced(np.asarray(values, dtype=np.float64)[kept], seed)
+        runs = [
+            KMeans(n_clusters=k, n_init=5, random_state=seed + run).fit_predict(x)
+            for run in range(n_runs)
+        ]
+        ari = [float(adjusted_rand_score(labels, clusters)) for clusters in runs]
+        nmi = [float(normalized_mutual_info_score(labels, clusters)) for clusters in runs]
+        found.append(CellScores(key, name, note, _over_runs(ari), _over_runs(nmi)))
+    return found
+
+
+def _reduced(x: Float[np.ndarray, "cell d"], seed: int) -> Float[np.ndarray, "cell d"]:
+    """Standardised columns; their principal components where there are many."""
+    from sklearn.decomposition import PCA
+
+    x = np.where(np.isfinite(x), x, 0)
+    x = x[:, x.std(0) > 1e-12]
+    if x.shape[1] == 0:
+        return np.zeros((len(x), 1))
+    x = (x - x.mean(0)) / x.std(0)
+    if x.shape[1] <= N_COMPONENTS:
+        return x
+    return PCA(min(N_COMPONENTS, *x.shape), random_state=seed).fit_transform(x)
+
+
+def _over_runs(values: Sequence[float]) -> Interval:
+    return Interval(float(np.mean(values)), float(np.min(values)), float(np.max(values)))
