@@ -8,29 +8,21 @@ after a deletion it takes in bases that the reference window does not reach: bot
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from scfm.data.vcf import Sequences, Variant
+from scfm.data.genome import Genome
+from scfm.data.nucleotides import LETTERS, encode, one_hot
+from scfm.data.vcf import Variant
 from scfm.errors import InputError
 
-LETTERS = "ACGT"
 COMPLEMENT = str.maketrans(LETTERS, "TGCA")
 MOST_TRIES = 50  # of a random change before its neighbourhood counts as one without such a base
 
 
-class HotSequences(Sequences, Protocol):
-    """A genome that also hands out one-hot windows, 0 at N and past the ends."""
-
-    def one_hot(
-        self, chrom: np.ndarray, start: np.ndarray, length: int
-    ) -> np.ndarray: ...
-
-
 def allele_windows(
-    variants: Sequence[Variant], genome: HotSequences, length: int, shift: int = 0
+    variants: Sequence[Variant], genome: Genome, length: int, shift: int = 0
 ) -> tuple[Float[np.ndarray, "variant 4 base"], Float[np.ndarray, "variant 4 base"]]:
     """Windows with the variant's first base in the middle, moved right by ``shift`` bases.
 
@@ -45,16 +37,13 @@ def allele_windows(
         )
     more = max((len(v.ref) - len(v.alt) for v in variants), default=0)
     chrom = np.array([v.chrom for v in variants], dtype=str)
-    starts = window_starts(variants, length, shift)
-    wide = np.asarray(genome.one_hot(chrom, starts, length + max(more, 0)), dtype=np.float32)
-    changed = [
-        np.concatenate(
-            [window[:, :at], one_hot(variant.alt), window[:, at + len(variant.ref) :]], axis=1
-        )[:, :length]
-        for window, variant in zip(wide, variants, strict=True)
-    ]
-    alternative = np.stack(changed) if changed else np.empty((0, 4, length), np.float32)
-    return np.ascontiguousarray(wide[:, :, :length]), alternative
+    wide = genome.codes(chrom, window_starts(variants, length, shift), length + max(more, 0))
+    changed = np.empty((len(variants), length), dtype=np.uint8)
+    for window, variant, out in zip(wide, variants, changed, strict=True):
+        allele = encode([variant.alt], "alternative allele")[0]
+        parts = window[:at], allele, window[at + len(variant.ref) :]
+        out[:] = np.concatenate(parts)[:length]
+    return one_hot(wide[:, :length]), one_hot(changed)
 
 
 def window_starts(
@@ -63,13 +52,6 @@ def window_starts(
     """First base of each variant's window, 0-based; may be negative."""
     starts = np.array([v.start for v in variants], dtype=np.int64)
     return starts - length // 2 + shift
-
-
-def one_hot(sequence: str) -> Float[np.ndarray, "4 base"]:
-    """Rows A, C, G, T; 0 at any other letter."""
-    letters = np.frombuffer(sequence.upper().encode("ascii"), dtype=np.uint8)
-    bases = np.frombuffer(LETTERS.encode("ascii"), dtype=np.uint8)
-    return (bases[:, None] == letters).astype(np.float32)
 
 
 def kind_of(variant: Variant) -> str:
@@ -90,7 +72,7 @@ def kind_of(variant: Variant) -> str:
 
 def random_changes(
     variants: Sequence[Variant],
-    genome: Sequences,
+    genome: Genome,
     reach: int,
     n: int,
     rng: np.random.Generator,
@@ -115,14 +97,14 @@ def random_changes(
 
 
 def _random_change(
-    variant: Variant, genome: Sequences, reach: int, rng: np.random.Generator
+    variant: Variant, genome: Genome, reach: int, rng: np.random.Generator
 ) -> Variant | None:
     start = variant.start + int(rng.integers(-reach, reach + 1))
     end = start + len(variant.ref)
     touches = start < variant.end and end > variant.start
     if touches or start < 0 or end > genome.sizes[variant.chrom]:
         return None
-    ref = genome.sequence(variant.chrom, start, end).upper()
+    ref = genome.sequence(variant.chrom, start, end)
     if any(letter not in LETTERS for letter in ref):
         return None
     if variant.is_substitution:

@@ -14,25 +14,15 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Protocol, TextIO
 
+from scfm.data.genome import Genome
 from scfm.errors import InputError, MissingFileError, UnreadableFileError
 
 BASES = re.compile("[ACGT]+")
 COLUMNS = ("CHROM", "POS", "ID", "REF", "ALT")
 SHOWN = 40  # bases of an allele in a message
-
-
-class Sequences(Protocol):
-    """What is asked of a genome here."""
-
-    @property
-    def sizes(self) -> Mapping[str, int]: ...
-
-    def resolve(self, name: str) -> str: ...
-
-    def sequence(self, chrom: str, start: int, end: int) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -75,7 +65,7 @@ class VariantFile:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_vcf(path: str | Path, genome: Sequences) -> VariantFile:
+def read_vcf(path: str | Path, genome: Genome) -> VariantFile:
     """All sequence variants of a file, one for each alternative allele.
 
     Symbolic alleles (<DEL>), breakends, ``*`` and alleles with other letters than A, C, G, T are
@@ -108,13 +98,13 @@ def read_vcf(path: str | Path, genome: Sequences) -> VariantFile:
         raise UnreadableFileError(f"{path} is truncated or no VCF: {error}.") from error
     if not found:
         raise InputError(
-            f"{path} holds no variant that can be scored ({_told(left_out)}). Wanted rows of CHROM, "
-            "POS, ID, REF, ALT with sequences of A, C, G, T."
+            f"{path} holds no variant that can be scored ({_told(left_out)}). Wanted rows of "
+            "CHROM, POS, ID, REF, ALT with sequences of A, C, G, T."
         )
     return VariantFile(tuple(found), dict(left_out))
 
 
-def left_aligned(variant: Variant, genome: Sequences) -> Variant:
+def left_aligned(variant: Variant, genome: Genome) -> Variant:
     """The same change written with the fewest bases, as far left as it can be."""
     start, ref, alt = variant.start, variant.ref, variant.alt
     while True:
@@ -122,25 +112,25 @@ def left_aligned(variant: Variant, genome: Sequences) -> Variant:
             ref, alt = ref[:-1], alt[:-1]
         elif not (ref and alt) and start > 0:
             start -= 1
-            before = genome.sequence(variant.chrom, start, start + 1).upper()
+            before = genome.sequence(variant.chrom, start, start + 1)
             ref, alt = before + ref, before + alt
         else:
             break
     if not (ref and alt):  # at the chromosome's first base the next one anchors the change
-        after = genome.sequence(variant.chrom, len(ref), len(ref) + 1).upper()
+        after = genome.sequence(variant.chrom, len(ref), len(ref) + 1)
         ref, alt = ref + after, alt + after
     while len(ref) > 1 and len(alt) > 1 and ref[0] == alt[0]:
         start, ref, alt = start + 1, ref[1:], alt[1:]
     return Variant(variant.chrom, start, ref, alt, variant.name, variant.row)
 
 
-def _opened(path: Path) -> TextIO:
+def _opened(path: Path) -> TextIOWrapper:
     with path.open("rb") as file:
         is_packed = file.read(2) == b"\x1f\x8b"
     return gzip.open(path, "rt") if is_packed else path.open()
 
 
-def _rows(lines: TextIO, path: Path) -> Iterator[tuple[int, tuple[str, int, str, str, str]]]:
+def _rows(lines: TextIOWrapper, path: Path) -> Iterator[tuple[int, tuple[str, int, str, str, str]]]:
     for row, line in enumerate(lines, start=1):
         if line.startswith("#") or not line.strip():
             continue
@@ -154,19 +144,17 @@ def _rows(lines: TextIO, path: Path) -> Iterator[tuple[int, tuple[str, int, str,
         yield row, (chrom, int(position), name, ref, alts)
 
 
-def _place(
-    path: Path, row: int, chrom: str, position: int, ref: str, genome: Sequences
-) -> None:
+def _place(path: Path, row: int, chrom: str, position: int, ref: str, genome: Genome) -> None:
     """InputError where the genome has no such place, or another base there."""
     where = f"{path}, row {row} ({chrom}:{position} {ref[:SHOWN]})"
     name = genome.resolve(chrom)
     end = position - 1 + len(ref)
     if end > genome.sizes[name]:
         raise InputError(
-            f"{where} lies past the end of {name}, which has {genome.sizes[name]:,} bases. Give the "
-            "FASTA of the assembly that the VCF was called on."
+            f"{where} lies past the end of {name}, which has {genome.sizes[name]:,} bases. Give "
+            "the FASTA of the assembly that the VCF was called on."
         )
-    there = genome.sequence(name, position - 1, end).upper()
+    there = genome.sequence(name, position - 1, end)
     if there != ref.upper():
         raise InputError(
             f"{where}: REF disagrees with the genome, which has {there[:SHOWN]} there. Give the "

@@ -54,7 +54,9 @@ def chromvar_deviations(
     exchanged = [sp.csr_matrix(_exchange(peaks).T @ matrix) for peaks in background]
     own = sp.csr_matrix(matrix)
     found = [_chunk(rows, share, own, exchanged) for rows in chunks()]
-    return Deviations(*(np.concatenate(parts).astype(np.float32) for parts in zip(*found, strict=True)))
+    return Deviations(
+        *(np.concatenate(parts).astype(np.float32) for parts in zip(*found, strict=True))
+    )
 
 
 def _peak_totals(chunks: Iterable[sp.csr_matrix]) -> tuple[Float[np.ndarray, " peak"], int]:

@@ -48,7 +48,7 @@ def lsi(counts: sp.csr_matrix, n: int = N_COMPONENTS, seed: int = 0) -> Float[np
 
 
 def cell_scores(
-    representations: Mapping[str, tuple[str, str, Num[np.ndarray, "cell d"]]],
+    representations: Mapping[str, tuple[str, str, Num[np.ndarray, "cell _"]]],
     types: Shaped[np.ndarray, " cell"],
     *,
     seed: int = 0,
@@ -74,7 +74,7 @@ def cell_scores(
     for key, (name, note, values) in representations.items():
         x = _reduced(np.asarray(values, dtype=np.float64)[kept], seed)
         runs = [
-            KMeans(n_clusters=k, n_init=5, random_state=seed + run).fit_predict(x)
+            KMeans(n_clusters=k, n_init=10, random_state=seed + run).fit_predict(x)
             for run in range(n_runs)
         ]
         ari = [float(adjusted_rand_score(labels, clusters)) for clusters in runs]
@@ -83,7 +83,7 @@ def cell_scores(
     return found
 
 
-def _reduced(x: Float[np.ndarray, "cell d"], seed: int) -> Float[np.ndarray, "cell d"]:
+def _reduced(x: Float[np.ndarray, "cell d"], seed: int) -> Float[np.ndarray, "cell reduced"]:
     """Standardised columns; their principal components where there are many."""
     from sklearn.decomposition import PCA
 

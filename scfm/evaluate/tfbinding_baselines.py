@@ -95,12 +95,18 @@ def by_motifs(
     none = np.full(len(found.region), np.nan, dtype=np.float32)
     best = np.stack([hits.get(pair.tf, none) for pair in found.pairs], axis=1)
     methods = [
-        Scored("motif", "Best motif hit", "baseline", "-log10 p of the TF's best motif hit", best)
+        Scored(
+            "motif",
+            "Best motif hit",
+            "baseline",
+            "log-odds of the best hit of the TF's motif, no cells",
+            best,
+        )
     ]
     if seen.accessibility:
         open_ = by_accessibility(found, seen).score
-        note = "-log10 p of the best hit times log accessibility"
-        both = np.asarray(best * open_, dtype=np.float32)
+        note = "positive log-odds of the best hit, times log accessibility"
+        both = np.asarray(np.maximum(best, 0) * open_, dtype=np.float32)
         methods.append(
             Scored("motif_accessibility", "Motif x accessibility", "baseline", note, both)
         )

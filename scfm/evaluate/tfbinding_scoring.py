@@ -55,7 +55,7 @@ def quadrants(
             draws[method.key] = _draws(found, method, rows, columns, resampling)
             on_progress(number * len(methods) + at + 1, total)
         told = told or _told(resampling)
-        result.append(_quadrant(found, methods, rows, columns, draws, cell, chromosome, resampling))
+        result.append(_quadrant(found, methods, rows, columns, draws, cell, chromosome))
     return result, told
 
 
@@ -123,7 +123,6 @@ def _quadrant(
     draws: dict[str, Draws],
     cell: Side,
     chromosome: Side,
-    resampling: Resampling,
 ) -> Quadrant:
     model = next(method for method in methods if method.kind == "model")
     ours = draws[model.key]["aupr"]

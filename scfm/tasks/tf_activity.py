@@ -57,7 +57,7 @@ def deviations(
 def top2_shares(
     is_open: sp.csr_matrix,
     probability: Float[np.ndarray, "peak tf"],
-    blocks: Sequence[Int[np.ndarray, " tf"]] | None = None,
+    blocks: Sequence[Int[np.ndarray, "_"]] | None = None,
 ) -> Float[np.ndarray, "cell tf"]:
     """Share of each TF among the two most probable of every open peak, float32.
 

@@ -42,7 +42,7 @@ def find_tfs(names: Sequence[str], tasks: Sequence[str]) -> Int[np.ndarray, " ta
     return np.array(found, dtype=np.int64)
 
 
-def blocks_of(tasks: Sequence[str]) -> list[Int[np.ndarray, " task"]]:
+def blocks_of(tasks: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
     """Tasks of each cell type together, as scFAN's models each have their own."""
     cells = [cell_of(task) for task in tasks]
     return [

@@ -18,12 +18,12 @@ from jaxtyping import Bool, Float, Int
 
 from scfm.batch import RegionBatch
 from scfm.data.allele_windows import (
-    HotSequences,
     allele_windows,
     kind_of,
     random_changes,
     window_starts,
 )
+from scfm.data.genome import Genome
 from scfm.data.vcf import Variant
 from scfm.errors import ConfigError, ModelError
 from scfm.model.dna import BindingModel, binding_logits
@@ -78,7 +78,7 @@ class VariantScores:
 def score_variants(
     model: BindingModel,
     variants: Sequence[Variant],
-    genome: HotSequences,
+    genome: Genome,
     surroundings: Surroundings,
     *,
     groups: Sequence[int],
@@ -110,7 +110,7 @@ def null_sizes(
     model: BindingModel,
     variants: Sequence[Variant],
     kinds: Sequence[str],
-    genome: HotSequences,
+    genome: Genome,
     surroundings: Surroundings,
     groups: Sequence[int],
     config: VariantConfig,
@@ -150,7 +150,7 @@ def _both(
     model: BindingModel,
     variants: Sequence[Variant],
     beside: Sequence[Variant],
-    genome: HotSequences,
+    genome: Genome,
     surroundings: Surroundings,
     groups: Sequence[int],
     config: VariantConfig,
@@ -167,7 +167,9 @@ def _both(
         starts = window_starts(beside, length, shift)
         for at, group in enumerate(groups):
             signal = surroundings.signal(chrom, starts, length, group)
-            logits = _logits(model, sequences, np.concatenate([signal, signal]), surroundings, group)
+            logits = _logits(
+                model, sequences, np.concatenate([signal, signal]), surroundings, group
+            )
             total[:, :, at] += logits.reshape(2, n, -1)
     total /= len(config.shifts)
     if not np.isfinite(total).all():

@@ -104,7 +104,7 @@ def group_logits(
     group: int,
     batch_size: int,
 ) -> Float[np.ndarray, "example task"]:
-    """Logits of some regions in one group; -1 for none. Raises ModelError where one is no number."""
+    """Logits of some regions in one group of cells, -1 for none."""
     same = np.full(len(region), group, dtype=np.int64)
     device = next(model.parameters()).device
     return predict_logits(model, examples, region, same, batch_size=batch_size, device=device)
