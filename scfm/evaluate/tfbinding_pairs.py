@@ -122,7 +122,7 @@ def judged(
 
 def _some(
     rows: Int[np.ndarray, " region"], most: int, rng: np.random.Generator
-) -> Int[np.ndarray, " region"]:
+) -> Int[np.ndarray, " chosen"]:
     return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from scfm.batch import RegionBatch
 from scfm.data.allele_windows import (
@@ -24,6 +24,8 @@ from scfm.data.allele_windows import (
     window_starts,
 )
 from scfm.data.genome import Genome
+from scfm.data.genome_regions import GenomeRegions
+from scfm.data.signal_tracks import Tracks
 from scfm.data.vcf import Variant
 from scfm.errors import ConfigError, ModelError
 from scfm.model.dna import BindingModel, binding_logits
@@ -50,12 +52,12 @@ class VariantConfig:
 
 
 class Surroundings(Protocol):
-    """What is known of the cells where a window lies."""
+    """What is known of the cells where a variant's window lies; group -1: of no group."""
 
     groups: tuple[str, ...]
 
     def signal(
-        self, chrom: np.ndarray, start: np.ndarray, length: int, group: int
+        self, variants: Sequence[Variant], start: np.ndarray, length: int, group: int
     ) -> Float[np.ndarray, "window track base"]: ...
 
     def cell(self, group: int) -> tuple[Float[np.ndarray, " d"], bool] | None: ...
@@ -160,13 +162,12 @@ def _both(
     Accessibility is that around ``beside``: of a random change that of the variant it stands for.
     """
     length, n = model.config.length, len(variants)
-    chrom = np.array([v.chrom for v in beside], dtype=str)
     total = np.zeros((2, n, len(groups), len(model.tasks)))
     for shift in config.shifts:
         sequences = np.concatenate(allele_windows(variants, genome, length, shift))
         starts = window_starts(beside, length, shift)
         for at, group in enumerate(groups):
-            signal = surroundings.signal(chrom, starts, length, group)
+            signal = surroundings.signal(beside, starts, length, group)
             logits = _logits(
                 model, sequences, np.concatenate([signal, signal]), surroundings, group
             )
@@ -212,7 +213,7 @@ class NoSignal:
     groups: tuple[str, ...] = ()
 
     def signal(
-        self, chrom: np.ndarray, start: np.ndarray, length: int, group: int
+        self, variants: Sequence[Variant], start: np.ndarray, length: int, group: int
     ) -> Float[np.ndarray, "window track base"]:
         return np.zeros((len(start), 0, length), dtype=np.float32)
 
@@ -220,21 +221,75 @@ class NoSignal:
         return None
 
 
+class TrackSurroundings:
+    """bigWigs along the windows, the same for all cells."""
+
+    groups: tuple[str, ...] = ()
+
+    def __init__(self, tracks: Tracks, genome: Genome):
+        self.tracks, self.genome = tracks, genome
+
+    def signal(
+        self, variants: Sequence[Variant], start: np.ndarray, length: int, group: int
+    ) -> Float[np.ndarray, "window track base"]:
+        chrom = self.genome.numbers(np.array([v.chrom for v in variants], dtype=str))
+        same = np.full(len(start), max(group, 0), dtype=np.int64)
+        return self.tracks.windows(chrom, np.asarray(start, dtype=np.int64), length, same)
+
+    def cell(self, group: int) -> None:
+        return None
+
+
+class RegionSurroundings:
+    """Accessibility of groups of cells: that of the peak a variant lies in, 0 outside of peaks.
+
+    As in training, it is the same all along a window; bigWigs of the regions follow it.
+    """
+
+    def __init__(self, regions: GenomeRegions, genome: Genome):
+        self.regions, self.groups = regions, regions.groups
+        self.bulk = TrackSurroundings(regions.bulk, genome) if regions.bulk else None
+
+    def signal(
+        self, variants: Sequence[Variant], start: np.ndarray, length: int, group: int
+    ) -> Float[np.ndarray, "window track base"]:
+        found = np.zeros((len(start), len(self.regions.tracks), length), dtype=np.float32)
+        if self.groups:
+            region = self.region_of(variants)
+            inside = np.flatnonzero(region >= 0)
+            same = np.full(len(inside), group, dtype=np.int64)
+            found[inside, 0] = self.regions.accessibility(region[inside], same)[:, None]
+        if self.bulk is not None:
+            tracks = self.bulk.signal(variants, start, length, group)
+            found[:, found.shape[1] - tracks.shape[1] :] = tracks
+        return found
+
+    def region_of(self, variants: Sequence[Variant]) -> Int[np.ndarray, " variant"]:
+        """The region each variant's first base lies in, -1 for none."""
+        return in_regions(variants, self.regions.chrom, self.regions.start, self.regions.end)
+
+    def cell(self, group: int) -> tuple[Float[np.ndarray, " d"], bool] | None:
+        own = self.regions.group_signal
+        if own is None or own.embedding is None or own.has_embedding is None:
+            return None
+        return own.embedding[group], bool(own.has_embedding[group])
+
+
 def in_regions(
     variants: Sequence[Variant],
-    chrom: np.ndarray,
+    chrom: Shaped[np.ndarray, " region"],
     start: Int[np.ndarray, " region"],
     end: Int[np.ndarray, " region"],
-) -> tuple[Int[np.ndarray, " variant"], Bool[np.ndarray, " variant"]]:
-    """The region each variant's first base lies in (the one that starts last), or -1."""
+) -> Int[np.ndarray, " variant"]:
+    """The region each variant's first base lies in, the one that starts last; -1 for none."""
     found = np.full(len(variants), -1, dtype=np.int64)
-    by_chrom: dict[str, np.ndarray] = {}
-    for name in {v.chrom for v in variants}:
-        rows = np.flatnonzero(np.asarray(chrom).astype(str) == name)
-        by_chrom[name] = rows[np.argsort(start[rows], kind="stable")]
-    for number, variant in enumerate(variants):
-        rows = by_chrom[variant.chrom]
-        last = int(np.searchsorted(start[rows], variant.start, side="right")) - 1
-        if last >= 0 and variant.start < end[rows[last]]:
-            found[number] = rows[last]
-    return found, found >= 0
+    names = np.asarray(chrom).astype(str)
+    for name in {variant.chrom for variant in variants}:
+        rows = np.flatnonzero(names == name)
+        rows = rows[np.argsort(start[rows], kind="stable")]
+        here = np.array([i for i, v in enumerate(variants) if v.chrom == name], dtype=np.int64)
+        at = np.array([variants[i].start for i in here], dtype=np.int64)
+        last = np.searchsorted(start[rows], at, side="right") - 1
+        is_in = (last >= 0) & (at < end[rows[np.maximum(last, 0)]]) if len(rows) else last > 0
+        found[here[is_in]] = rows[last[is_in]]
+    return found

@@ -1,0 +1,335 @@
+"""scfm.tl.tf_activity, and the same for a file that need not fit in memory.
+
+in   peaks x cells, a model of TF binding
+out  obsm["X_tf_activity"], uns["tf_names"], uns["tf_activity"]
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+from jaxtyping import Float, Int
+from scipy.special import expit
+
+from scfm.data.counts import CellSource, CountRows
+from scfm.data.matched_peaks import N_BACKGROUNDS, matched_peaks
+from scfm.data.region_examples import RegionExamples, open_regions
+from scfm.data.region_file import RegionFile, open_region_file
+from scfm.data.regions import read_regions
+from scfm.data.split import group_codes
+from scfm.data.write import SafeFile, put, write_annotated
+from scfm.errors import ConfigError, InputError, LabelError
+from scfm.model.dna import BindingModel
+from scfm.tasks.tf_activity import METHODS, deviations, open_peaks, top2_shares
+from scfm.tasks.tf_calibration import BindingCalibration
+from scfm.tasks.tf_names import blocks_of, find_tfs
+from scfm.tools.embedding import checked_key
+from scfm.tools.tf_prediction import (
+    as_binding,
+    binding_id,
+    check_readable,
+    group_logits,
+)
+from scfm.version import __version__
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+CELLS_AT_ONCE = 2048
+WINDOWS_AT_ONCE = 4096
+FEWEST_CELLS = 2
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivityConfig:
+    """How activity is computed.
+
+    Attributes
+    ----------
+    method
+        "deviation" or "top2": scfm.tasks.tf_activity.
+    threshold
+        A peak is open in a cell with more counts than this.
+    n_backgrounds, seed
+        Of the matched background peaks.
+    """
+
+    method: str = "deviation"
+    threshold: float = 0
+    n_backgrounds: int = N_BACKGROUNDS
+    seed: int = 0
+    batch_size: int = 256
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ConfigError(f"method is {self.method!r}; known are {', '.join(METHODS)}.")
+        if self.n_backgrounds < 2:
+            raise ConfigError(f"n_backgrounds must be at least 2, got {self.n_backgrounds}.")
+        if self.threshold < 0:
+            raise ConfigError(f"threshold must be at least 0, got {self.threshold}.")
+
+
+def tf_activity(
+    adata: "AnnData",
+    model: BindingModel | str | Path,
+    *,
+    group_key: str | None = None,
+    fasta: str | Path | None = None,
+    tracks: Mapping[str, Any] | None = None,
+    cell_key: str | None = None,
+    method: str = "deviation",
+    tfs: Sequence[str] | None = None,
+    calibration: BindingCalibration | None = None,
+    threshold: float = 0,
+    n_backgrounds: int = N_BACKGROUNDS,
+    seed: int = 0,
+    batch_size: int = 256,
+    device: str = "auto",
+    key_added: str = "X_tf_activity",
+    copy: bool = False,
+) -> "AnnData | None":
+    """How active each TF is in each cell.
+
+    Binding is predicted at every peak, in each group of cells where the model reads accessibility;
+    a cell's activity is of the peaks it has open itself.
+
+    Parameters
+    ----------
+    adata
+        Peaks x cells as the contract of regions has them: var chrom, start, end; raw counts.
+    model
+        From ``scfm finetune tfbinding``: a folder, or a BindingModel.
+    group_key
+        obs column of the groups whose pooled accessibility the model reads (cell types, clusters,
+        metacells); of no use to a model of DNA alone.
+    fasta, tracks
+        The genome and bigWigs, where var has no sequences and the model reads tracks.
+    method
+        "deviation": mean probability at open peaks, corrected by backgrounds of like accessibility
+        and GC. "top2": scFAN's score.
+    tfs
+        Which; None: all. For "top2" all TFs vote, whichever are kept.
+    calibration
+        From ``scfm evaluate tfbinding``; without one the model's probabilities are as it says them.
+    threshold
+        A peak is open in a cell with more counts than this.
+
+    Returns
+    -------
+    The copy if ``copy``, else None: ``adata`` gains ``obsm[key_added]`` (float32; NaN where a cell
+    has none of the peaks open that could be predicted, or belongs to no group),
+    ``uns["tf_names"]``, and ``uns["tf_activity"]``: method, k, model, threshold, genome.
+
+    Raises InputError (one cell only, regions the model cannot read), EmptyCellError, LabelError,
+    ConfigError.
+    """
+    adata = adata.copy() if copy else adata
+    key_added = checked_key(key_added, example="X_tf_activity")
+    how = ActivityConfig(
+        method=method,
+        threshold=threshold,
+        n_backgrounds=n_backgrounds,
+        seed=seed,
+        batch_size=batch_size,
+    )
+    found = _activity(
+        adata, model, how, group_key, fasta, tracks, cell_key, tfs, calibration, device
+    )
+    adata.obsm[key_added] = found.values
+    adata.uns["tf_names"], adata.uns["tf_activity"] = list(found.tfs), found.settings
+    return adata if copy else None
+
+
+def tf_activity_file(
+    path: str | Path,
+    model: BindingModel | str | Path,
+    out: str | Path,
+    *,
+    group_key: str | None = None,
+    fasta: str | Path | None = None,
+    tracks: Mapping[str, Any] | None = None,
+    cell_key: str | None = None,
+    tfs: Sequence[str] | None = None,
+    calibration: BindingCalibration | None = None,
+    config: ActivityConfig | None = None,
+    device: str = "auto",
+    key_added: str = "X_tf_activity",
+    on_progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
+    """The same from one h5ad into another that holds all the first did; returns the settings.
+
+    Counts are read a chunk of cells at a time.
+    """
+    key_added = checked_key(key_added, example="X_tf_activity")
+    found = _activity(
+        path,
+        model,
+        config or ActivityConfig(),
+        *(group_key, fasta, tracks, cell_key, tfs, calibration, device, on_progress),
+    )
+
+    def write(file: SafeFile) -> None:
+        for group in ("obsm", "uns"):
+            if group not in file:
+                put(file, group, {})
+        put(file, f"obsm/{key_added}", found.values)
+        put(file, "uns/tf_names", np.array(found.tfs, dtype=object))
+        put(file, "uns/tf_activity", found.settings)
+
+    with open_region_file(path).open_counts(keep_empty=True, backed=True) as source:
+        write_annotated(source, out, write)
+    return found.settings
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Activities of all cells, and what made them."""
+
+    values: Float[np.ndarray, "cell tf"]
+    tfs: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+def _activity(
+    data: Any,
+    model: BindingModel | str | Path,
+    how: ActivityConfig,
+    group_key: str | None,
+    fasta: str | Path | None,
+    tracks: Mapping[str, Any] | None,
+    cell_key: str | None,
+    tfs: Sequence[str] | None,
+    calibration: BindingCalibration | None,
+    device: str,
+    on_progress: Progress = lambda done, total: None,
+) -> Activity:
+    model = as_binding(model, device)
+    file = open_region_file(data)
+    chosen = np.arange(len(model.tasks)) if tfs is None else find_tfs(tfs, model.tasks)
+    reads_cells = bool(model.config.n_tracks or model.config.d_cell)
+    examples = open_regions(
+        data,
+        fasta=fasta,
+        tracks=tracks or {},
+        length=model.config.length,
+        group_key=group_key if reads_cells else None,
+        cell_key=cell_key if reads_cells else None,
+    )
+    check_readable(examples, model)
+    row: Int[np.ndarray, " region"] = np.asarray(getattr(examples, "source_row"))  # noqa: B009
+    gc = read_regions(file).gc
+    with file.open_counts() as source:
+        if source.n_cells < FEWEST_CELLS and how.method == "deviation":
+            raise InputError(
+                f"{source.name} holds one cell only: there is nothing to tell how accessible a "
+                "peak is in general, so no background. Give more cells, or use method='top2' "
+                "(--method top2)."
+            )
+        totals = peak_totals(source)
+        background = matched_peaks(
+            totals[row],
+            _gc_of(examples) if gc is None else gc[row],
+            n=how.n_backgrounds,
+            seed=how.seed,
+        )
+        group_of_cell, groups, n_pooled = _cell_groups(file, examples, group_key, source.n_cells)
+        values = _by_group(
+            examples, model, source, row, background, group_of_cell, groups, chosen,
+            calibration or BindingCalibration.none(model.tasks), how, on_progress,
+        )  # fmt: skip
+    settings: dict[str, Any] = {
+        "scfm_version": __version__,
+        "method": how.method,
+        "k": n_pooled,
+        "model": binding_id(model),
+        "threshold": how.threshold,
+        "genome": str(getattr(examples, "genome", None) or ""),
+        "calibrated": calibration is not None,
+        "n_peaks": len(row),
+        "n_empty_peaks": int((totals[row] == 0).sum()),
+        "n_backgrounds": how.n_backgrounds,
+        "seed": how.seed,
+    }
+    if group_key is not None and reads_cells:
+        settings["group_key"] = group_key
+    return Activity(values, tuple(model.tasks[i] for i in chosen), settings)
+
+
+def peak_totals(source: CellSource) -> Float[np.ndarray, " peak"]:
+    """Cells that have each peak open."""
+    totals = np.zeros(len(source.var))
+    for rows in source.chunks(CELLS_AT_ONCE):
+        totals += np.bincount(rows.indices, minlength=len(totals))
+    return totals
+
+
+def _gc_of(examples: RegionExamples) -> Float[np.ndarray, " region"]:
+    """Share of G and C among the known bases of each window; NaN where none is known."""
+    found = np.empty(examples.n_regions)
+    group = 0 if examples.groups else -1
+    for start in range(0, examples.n_regions, WINDOWS_AT_ONCE):
+        region = np.arange(start, min(start + WINDOWS_AT_ONCE, examples.n_regions))
+        sequence = examples.batch(region, np.full(len(region), group)).sequence
+        bases = sequence.sum(axis=2)
+        known = bases.sum(axis=1)
+        share = np.full(len(region), np.nan)
+        np.divide(bases[:, 1] + bases[:, 2], known, out=share, where=known > 0)
+        found[region] = share
+    return found
+
+
+def _cell_groups(
+    file: RegionFile, examples: RegionExamples, group_key: str | None, n_cells: int
+) -> tuple[Int[np.ndarray, " cell"], list[int], float]:
+    """The group of each cell (-1: none), the groups to predict in, cells pooled in the median."""
+    if not examples.groups:
+        return np.zeros(n_cells, dtype=np.int64), [-1], 1.0
+    assert group_key is not None, "groups come from a column"
+    codes, names = group_codes(file.obs, group_key, file.name)
+    if tuple(names) != tuple(examples.groups):
+        raise LabelError(
+            f"{file.name}: obs '{group_key}' names other groups than the regions were opened with."
+        )
+    sizes = np.bincount(codes[codes >= 0], minlength=len(names))
+    return codes.astype(np.int64), list(range(len(names))), float(np.median(sizes))
+
+
+def _by_group(
+    examples: RegionExamples,
+    model: BindingModel,
+    source: CellSource,
+    row: Int[np.ndarray, " region"],
+    background: Int[np.ndarray, "background region"],
+    group_of_cell: Int[np.ndarray, " cell"],
+    groups: list[int],
+    chosen: Int[np.ndarray, " task"],
+    calibration: BindingCalibration,
+    how: ActivityConfig,
+    on_progress: Progress,
+) -> Float[np.ndarray, "cell tf"]:
+    """One group's predictions in memory at a time, some of its cells at a time."""
+    region = np.arange(examples.n_regions)
+    values = np.full((source.n_cells, len(chosen)), np.nan, dtype=np.float32)
+    done = 0
+    for number, group in enumerate(groups):
+        logits = group_logits(examples, model, region, group, how.batch_size)
+        probability = expit(calibration.apply(logits)).astype(np.float64)
+        cells = np.flatnonzero(group_of_cell == number)
+        for start in range(0, len(cells), CELLS_AT_ONCE):
+            some = cells[start : start + CELLS_AT_ONCE]
+            is_open = open_peaks(_csr(source.rows(some), len(source.var))[:, row], how.threshold)
+            if how.method == "top2":
+                values[some] = top2_shares(is_open, probability, blocks_of(model.tasks))[:, chosen]
+            else:
+                values[some] = deviations(is_open, probability[:, chosen], background)
+            done += len(some)
+            on_progress(done, source.n_cells)
+    return values
+
+
+def _csr(rows: CountRows, n_peaks: int) -> sp.csr_matrix:
+    return sp.csr_matrix((rows.counts, rows.indices, rows.indptr), (rows.n_cells, n_peaks))
