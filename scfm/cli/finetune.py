@@ -1,16 +1,19 @@
-"""scfm finetune: a small head on a frozen model, trained and judged on held-out data."""
+"""scfm finetune: a model for one task, trained and judged on held-out data."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scfm.cli import options
+from scfm.cli import finetune_tfbinding, options
 
 app = typer.Typer(
-    help="Train a small head on a frozen model, and judge it on what it has not seen.",
+    help="Train a model for one task, and judge it on what it has not seen.",
     no_args_is_help=True,
 )
+
+
+app.command("tfbinding")(finetune_tfbinding.command)
 
 
 @app.callback()

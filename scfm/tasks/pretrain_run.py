@@ -220,11 +220,15 @@ def _flat(run: PretrainRun) -> dict[str, Any]:
 
 def on_these_processes(run: PretrainRun) -> PretrainRun:
     """The run on as many processes as there are: torchrun's numbers, where it started this one."""
+    return replace(run, train=of_these_processes(run.train))
+
+
+def of_these_processes(train: TrainConfig) -> TrainConfig:
+    """The section with torchrun's numbers, where it started this process."""
     if not is_one_of_several():
-        return run
+        return train
     devices = local_world_size()
-    numbers = {"devices": devices, "num_nodes": world_size() // devices}
-    return replace(run, train=replace(run.train, **numbers))
+    return replace(train, devices=devices, num_nodes=world_size() // devices)
 
 
 def absolute(run: PretrainRun) -> PretrainRun:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 NUMBERS = (
     ("loss", "loss", ".4f"),
     ("val_loss", "val_loss", ".4f"),
+    ("val_aupr", "val_aupr", ".4f"),
     ("cells_per_s", "cells/s", ",.0f"),
     ("tokens_per_s", "useful tokens/s", ",.0f"),
     ("mfu", "mfu", ".1%"),
@@ -24,8 +25,8 @@ NUMBERS = (
 class StepProgress(L.Callback):
     """A bar on a terminal, a plain line every ``every_n_steps`` elsewhere; both on stderr."""
 
-    def __init__(self, total_steps: int, every_n_steps: int):
-        self.total_steps, self.every_n_steps = total_steps, every_n_steps
+    def __init__(self, total_steps: int, every_n_steps: int, what: str = "pretrain"):
+        self.total_steps, self.every_n_steps, self.what = total_steps, every_n_steps, what
         self.bar: Progress | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -33,7 +34,7 @@ class StepProgress(L.Callback):
         if not trainer.is_global_zero or not console.is_terminal:
             return
         self.bar = Progress(
-            TextColumn("pretrain"),
+            TextColumn(self.what),
             BarColumn(),
             TextColumn("{task.completed}/{task.total} steps"),
             TimeRemainingColumn(),
