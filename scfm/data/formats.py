@@ -75,7 +75,7 @@ def _open_hdf5(path: Path) -> Container:
             if isinstance(file["obs"], h5py.Dataset):  # written before anndata 0.7
                 file.close()
                 return _open_old_h5ad(path)
-            return _open_groups(file, path, "h5ad", file.close)
+            return open_groups(file, path, "h5ad", file.close)
         inside = ", ".join(list(file)[:5]) or "nothing"
         raise UnreadableFileError(
             f"{path}: is an HDF5 file, but not one of single-cell counts; it holds {inside}. "
@@ -84,6 +84,24 @@ def _open_hdf5(path: Path) -> Container:
     except BaseException:
         file.close()
         raise
+
+
+def open_modality(path: str | Path, modality: str) -> Container:
+    """One modality of an h5mu file, which has the layout of an h5ad of its own.
+
+    Raises MissingFileError, UnreadableFileError.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MissingFileError(f"{path}: no such file or folder (looked in {path.absolute()}).")
+    with reading(str(path)):
+        file = h5py.File(path, "r")
+        modalities: Any = file.get("mod", {})
+        if modality not in modalities:
+            inside = ", ".join(modalities) or "none"
+            file.close()
+            raise UnreadableFileError(f"{path}: has no modality '{modality}'; it has {inside}.")
+        return open_groups(modalities[modality], path, "h5mu", file.close)
 
 
 def _open_old_h5ad(path: Path) -> Container:
@@ -109,7 +127,7 @@ def _open_zarr(path: Path) -> Container:
         close = store.close
     root = zarr.open_group(store, mode="r")
     if is_collection(root):
-        members = [_open_groups(root[key], path / key, "zarr", close) for key in members_of(root)]
+        members = [open_groups(root[key], path / key, "zarr", close) for key in members_of(root)]
         return stack_containers(members, path, close)
     if "obs" not in root or "var" not in root:
         close()
@@ -117,10 +135,10 @@ def _open_zarr(path: Path) -> Container:
         raise UnreadableFileError(
             f"{path}: is a zarr store, but not of an AnnData; it holds {inside}. {UNDERSTOOD}"
         )
-    return _open_groups(root, path, "zarr", close)
+    return open_groups(root, path, "zarr", close)
 
 
-def _open_groups(root: Any, path: Path, kind: str, close: Any) -> Container:
+def open_groups(root: Any, path: Path, kind: str, close: Any) -> Container:
     """The layout anndata gives h5ad and zarr alike."""
     name = str(path)
     var = partial(read_frame, root["var"], f"{name}: var")

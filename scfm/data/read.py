@@ -76,7 +76,24 @@ def open_counts(
     EmptyCellError
         Cells without a single count, unless they are kept.
     """
-    container = open_container(source)
+    return counts_in(
+        open_container(source),
+        layer=layer,
+        expected_counts=expected_counts,
+        keep_empty=keep_empty,
+        backed=backed,
+    )
+
+
+def counts_in(
+    container: Container,
+    *,
+    layer: str | None = None,
+    expected_counts: bool = False,
+    keep_empty: bool = False,
+    backed: bool | None = None,
+) -> "CountsSource":
+    """As open_counts, of a container that is open; it is closed where that fails."""
     try:
         with reading(container.name):
             candidate, matrix = _choose(container, layer, expected_counts)

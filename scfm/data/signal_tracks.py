@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -48,9 +48,17 @@ class Track:
     def parse(cls, text: str | Path) -> "Track":
         """A path, or PATH:SCALE."""
         path, colon, scale = str(text).rpartition(":")
-        if colon and scale in ("total", "rpm20M", "none"):
-            return cls(path, scale)
+        if colon and scale in get_args(Scale):
+            return cls(path, parse_scale(scale, str(text)))
         return cls(str(text))
+
+
+def parse_scale(text: str, where: str) -> Scale:
+    """A scale by its name. Raises ConfigError."""
+    for scale in get_args(Scale):
+        if text == scale:
+            return scale
+    raise ConfigError(f"{where}: scale is {text!r}. Wanted: {', '.join(get_args(Scale))}.")
 
 
 class Tracks:
@@ -136,13 +144,14 @@ class _OpenTrack:
     def __init__(self, path: str, scale: Scale, chroms: Sequence[str]) -> None:
         import pybigtools
 
+        self._path = path
         if not Path(path).is_file():
             raise MissingFileError(f"{path}: no such file (looked in {Path(path).absolute()}).")
         try:
             self._file: Any = pybigtools.open(path)
             sizes = self._file.chroms()
             info = self._file.info()
-        except (OSError, ValueError, RuntimeError, _read_error()) as error:
+        except _damage() as error:
             raise UnreadableFileError(f"{path}: cannot be read as a bigWig ({error}).") from error
         meant = resolve_names(chroms, list(sizes))
         self._names = [meant[chrom] for chrom in chroms]
@@ -172,9 +181,14 @@ class _OpenTrack:
         if name is None:  # no value on the whole chromosome
             return
         first = int(start[0])
-        values = self._file.values(
-            name, first, int(start[-1]) + length, uncovered=0.0, oob=0.0, fillna=0.0
-        )
+        try:
+            values = self._file.values(
+                name, first, int(start[-1]) + length, uncovered=0.0, oob=0.0, fillna=0.0
+            )
+        except _damage() as error:
+            raise UnreadableFileError(
+                f"{self._path}: is damaged at {name}:{first} ({error}). Get it again."
+            ) from error
         values *= self._factor
         if self._is_log:
             np.log1p(values, out=values)
@@ -183,6 +197,13 @@ class _OpenTrack:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    import pybigtools
+
+    damaged: type[Exception] = vars(pybigtools)["BBIReadError"]  # made in Rust, unknown to checkers
+    return OSError, ValueError, RuntimeError, damaged
 
 
 def _runs(chrom: np.ndarray, start: np.ndarray, length: int) -> list[tuple[int, int]]:
