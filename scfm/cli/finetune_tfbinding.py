@@ -92,7 +92,8 @@ def command(
         test = found["test"]
         options.say(
             f"Test chromosomes: mean AUPR {test['aupr']:.4f} (prevalence "
-            f"{test['prevalence']:.4f}), AUROC {test['auroc']:.4f} over {test['n_tasks_judged']} tasks. Model written to "
+            f"{test['prevalence']:.4f}), AUROC {test['auroc']:.4f} over {test['n_tasks_judged']} "
+            f"tasks. Model written to "
             f"{out / 'model'}."
         )
         if json:

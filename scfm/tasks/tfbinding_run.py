@@ -154,7 +154,7 @@ class BindingRun(BindingTraining):
 
 
 def load_binding_run(name: str, overrides: Sequence[str] = ()) -> BindingRun:
-    """The run that a config's name or path describes. Raises ConfigError, also for another family."""
+    """The run that a config's name or path describes. ConfigError also for another family."""
     settings, where = read_settings(name, overrides)
     family = settings.get("family")
     if family != FAMILY:
