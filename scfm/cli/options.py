@@ -74,6 +74,24 @@ def input_config(
     return from_mapping(InputConfig, settings, where="options")
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def tracks(given: list[str] | None) -> dict[str, str]:
+    """NAME=FILE.bw, each; ConfigError for what is not."""
+    from scfm.errors import ConfigError
+
+    found = {}
+    for text in given or []:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise ConfigError(f"--track takes NAME=FILE.bw, got '{text}'.")
+        found[name] = path
+    return found
+
+
 def say(text: object) -> None:
     """A line for a person; stdout is kept for what was asked for."""
     print(text, file=sys.stderr, flush=True)
@@ -110,3 +128,26 @@ class CellProgress:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+class StagedProgress:
+    """The progress of several stages, one after the other; ``unit`` is what the last one counts."""
+
+    def __init__(self, unit: str):
+        self.unit, self.stage, self.shown = unit, "", None
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        return self.update
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        if stage != self.stage:
+            self.__exit__()
+            unit = "cells" if stage.startswith("embed") else self.unit
+            self.stage, self.shown = stage, CellProgress(stage, unit)
+            self.shown.__enter__()
+        assert self.shown is not None
+        self.shown.update(done, total)
+
+    def __exit__(self, *_: object) -> None:
+        if self.shown is not None:
+            self.shown.__exit__()

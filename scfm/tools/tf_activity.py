@@ -5,7 +5,7 @@ out  obsm["X_tf_activity"], uns["tf_names"], uns["tf_activity"]
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,12 @@ from jaxtyping import Float, Int
 from scipy.special import expit
 
 from scfm.data.counts import CellSource, CountRows
+from scfm.data.genome_regions import GenomeRegions
 from scfm.data.matched_peaks import N_BACKGROUNDS, matched_peaks
-from scfm.data.region_examples import RegionExamples, open_regions
+from scfm.data.region_examples import RegionExamples
 from scfm.data.region_file import RegionFile, open_region_file
+from scfm.data.region_groups import EACH_ROW
+from scfm.data.region_sequences import SequenceRegions
 from scfm.data.regions import read_regions
 from scfm.data.split import group_codes
 from scfm.data.write import SafeFile, put, write_annotated
@@ -30,8 +33,8 @@ from scfm.tools.embedding import checked_key
 from scfm.tools.tf_prediction import (
     as_binding,
     binding_id,
-    check_readable,
     group_logits,
+    open_for,
 )
 from scfm.version import __version__
 
@@ -73,6 +76,18 @@ class ActivityConfig:
             raise ConfigError(f"threshold must be at least 0, got {self.threshold}.")
 
 
+@dataclass(frozen=True)
+class ActivityData:
+    """What the model reads beside the peaks, and where: the arguments of `tf_activity`."""
+
+    group_key: str | None = None
+    fasta: str | Path | None = None
+    tracks: Mapping[str, Any] = field(default_factory=dict)
+    cell_key: str | None = None
+    layer: str | None = None
+    binarised: bool = False
+
+
 def tf_activity(
     adata: "AnnData",
     model: BindingModel | str | Path,
@@ -81,6 +96,8 @@ def tf_activity(
     fasta: str | Path | None = None,
     tracks: Mapping[str, Any] | None = None,
     cell_key: str | None = None,
+    layer: str | None = None,
+    binarised: bool = False,
     method: str = "deviation",
     tfs: Sequence[str] | None = None,
     calibration: BindingCalibration | None = None,
@@ -108,6 +125,10 @@ def tf_activity(
         metacells); of no use to a model of DNA alone.
     fasta, tracks
         The genome and bigWigs, where var has no sequences and the model reads tracks.
+    cell_key
+        obsm of the embedding that conditions the model.
+    binarised
+        Take a matrix of 0 and 1 for counts, where the model reads accessibility.
     method
         "deviation": mean probability at open peaks, corrected by backgrounds of like accessibility
         and GC. "top2": scFAN's score.
@@ -136,9 +157,8 @@ def tf_activity(
         seed=seed,
         batch_size=batch_size,
     )
-    found = _activity(
-        adata, model, how, group_key, fasta, tracks, cell_key, tfs, calibration, device
-    )
+    places = ActivityData(group_key, fasta, tracks or {}, cell_key, layer, binarised)
+    found = activities(adata, as_binding(model, device), how, places, tfs, calibration)
     adata.obsm[key_added] = found.values
     adata.uns["tf_names"], adata.uns["tf_activity"] = list(found.tfs), found.settings
     return adata if copy else None
@@ -149,10 +169,7 @@ def tf_activity_file(
     model: BindingModel | str | Path,
     out: str | Path,
     *,
-    group_key: str | None = None,
-    fasta: str | Path | None = None,
-    tracks: Mapping[str, Any] | None = None,
-    cell_key: str | None = None,
+    data: ActivityData | None = None,
     tfs: Sequence[str] | None = None,
     calibration: BindingCalibration | None = None,
     config: ActivityConfig | None = None,
@@ -165,11 +182,12 @@ def tf_activity_file(
     Counts are read a chunk of cells at a time.
     """
     key_added = checked_key(key_added, example="X_tf_activity")
-    found = _activity(
+    found = activities(
         path,
-        model,
+        as_binding(model, device),
         config or ActivityConfig(),
-        *(group_key, fasta, tracks, cell_key, tfs, calibration, device, on_progress),
+        data or ActivityData(),
+        *(tfs, calibration, on_progress),
     )
 
     def write(file: SafeFile) -> None:
@@ -180,7 +198,8 @@ def tf_activity_file(
         put(file, "uns/tf_names", np.array(found.tfs, dtype=object))
         put(file, "uns/tf_activity", found.settings)
 
-    with open_region_file(path).open_counts(keep_empty=True, backed=True) as source:
+    layer = None if data is None else data.layer
+    with open_region_file(path).open_counts(layer=layer, keep_empty=True, backed=True) as source:
         write_annotated(source, out, write)
     return found.settings
 
@@ -194,35 +213,32 @@ class Activity:
     settings: dict[str, Any]
 
 
-def _activity(
+def activities(
     data: Any,
-    model: BindingModel | str | Path,
+    model: BindingModel,
     how: ActivityConfig,
-    group_key: str | None,
-    fasta: str | Path | None,
-    tracks: Mapping[str, Any] | None,
-    cell_key: str | None,
-    tfs: Sequence[str] | None,
-    calibration: BindingCalibration | None,
-    device: str,
+    places: ActivityData,
+    tfs: Sequence[str] | None = None,
+    calibration: BindingCalibration | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> Activity:
-    model = as_binding(model, device)
+    """Activities of all cells of a file or AnnData; arguments are those of `tf_activity`."""
     file = open_region_file(data)
     chosen = np.arange(len(model.tasks)) if tfs is None else find_tfs(tfs, model.tasks)
-    reads_cells = bool(model.config.n_tracks or model.config.d_cell)
-    examples = open_regions(
+    examples = open_for(
+        model,
         data,
-        fasta=fasta,
-        tracks=tracks or {},
-        length=model.config.length,
-        group_key=group_key if reads_cells else None,
-        cell_key=cell_key if reads_cells else None,
+        fasta=places.fasta,
+        tracks=places.tracks,
+        group_key=places.group_key,
+        cell_key=places.cell_key,
+        layer=places.layer,
+        binarised=places.binarised,
     )
-    check_readable(examples, model)
-    row: Int[np.ndarray, " region"] = np.asarray(getattr(examples, "source_row"))  # noqa: B009
+    assert isinstance(examples, GenomeRegions | SequenceRegions), type(examples)
+    row = examples.source_row
     gc = read_regions(file).gc
-    with file.open_counts() as source:
+    with file.open_counts(layer=places.layer) as source:
         if source.n_cells < FEWEST_CELLS and how.method == "deviation":
             raise InputError(
                 f"{source.name} holds one cell only: there is nothing to tell how accessible a "
@@ -236,7 +252,9 @@ def _activity(
             n=how.n_backgrounds,
             seed=how.seed,
         )
-        group_of_cell, groups, n_pooled = _cell_groups(file, examples, group_key, source.n_cells)
+        group_of_cell, groups, n_pooled = _cell_groups(
+            file, examples, places.group_key, source.n_cells
+        )
         values = _by_group(
             examples, model, source, row, background, group_of_cell, groups, chosen,
             calibration or BindingCalibration.none(model.tasks), how, on_progress,
@@ -247,15 +265,15 @@ def _activity(
         "k": n_pooled,
         "model": binding_id(model),
         "threshold": how.threshold,
-        "genome": str(getattr(examples, "genome", None) or ""),
+        "genome": examples.genome or "",
         "calibrated": calibration is not None,
         "n_peaks": len(row),
         "n_empty_peaks": int((totals[row] == 0).sum()),
         "n_backgrounds": how.n_backgrounds,
         "seed": how.seed,
     }
-    if group_key is not None and reads_cells:
-        settings["group_key"] = group_key
+    if examples.groups:
+        settings["group_key"] = places.group_key
     return Activity(values, tuple(model.tasks[i] for i in chosen), settings)
 
 
@@ -289,6 +307,8 @@ def _cell_groups(
     if not examples.groups:
         return np.zeros(n_cells, dtype=np.int64), [-1], 1.0
     assert group_key is not None, "groups come from a column"
+    if group_key == EACH_ROW:
+        return np.arange(n_cells), list(range(n_cells)), 1.0
     codes, names = group_codes(file.obs, group_key, file.name)
     if tuple(names) != tuple(examples.groups):
         raise LabelError(

@@ -4,14 +4,14 @@ in   RegionExamples, a BindingModel
 out  (group, regions, logits) part by part; a store of them
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from scfm.data.region_examples import RegionExamples
+from scfm.data.region_examples import RegionExamples, open_regions
 from scfm.errors import ConfigError, InputError
 from scfm.model.dna import BindingModel
 from scfm.model.dna_folder import load_binding
@@ -77,6 +77,33 @@ def predict_binding(
         end=examples.end,
         settings=settings,
     )
+
+
+def open_for(
+    model: BindingModel,
+    data: Any,
+    *,
+    fasta: str | Path | None = None,
+    tracks: Mapping[str, Any] | None = None,
+    group_key: str | None = None,
+    cell_key: str | None = None,
+    layer: str | None = None,
+    binarised: bool = False,
+) -> RegionExamples:
+    """Regions opened as the model reads them: its window, groups only where they matter to it."""
+    reads_cells = bool(model.config.n_tracks or model.config.d_cell)
+    examples = open_regions(
+        data,
+        fasta=fasta,
+        tracks=tracks,
+        length=model.config.length,
+        group_key=group_key if reads_cells else None,
+        cell_key=cell_key if reads_cells else None,
+        layer=layer,
+        binarised=binarised,
+    )
+    check_readable(examples, model)
+    return examples
 
 
 def logit_parts(

@@ -128,9 +128,7 @@ def surroundings_of(
     return found
 
 
-def _groups(
-    around: Surroundings, wanted: Sequence[str] | None
-) -> tuple[list[str], list[int]]:
+def _groups(around: Surroundings, wanted: Sequence[str] | None) -> tuple[list[str], list[int]]:
     if not around.groups:
         if wanted:
             raise ConfigError(f"There are no groups of cells, so none is called {wanted[0]!r}.")

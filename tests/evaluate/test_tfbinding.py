@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from scfm.data.region_split import RegionSplit
-from scfm.model.dna import BindingModel
-from scfm.model.dna_config import BindingConfig
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from scfm.data.region_sequences import SequenceRegions
+from scfm.data.region_split import RegionSplit
 from scfm.errors import LabelError
 from scfm.evaluate.tfbinding import BindingEvaluationConfig, JudgedCells, evaluate_tfbinding
 from scfm.evaluate.tfbinding_baselines import by_accessibility, by_other_cells, by_prevalence, look
 from scfm.evaluate.tfbinding_pairs import judged
 from scfm.evaluate.tfbinding_report import write_tfbinding
+from scfm.model.dna import BindingModel
+from scfm.model.dna_config import BindingConfig
 from scfm.tasks.tf_calibration import BindingCalibration
 from tests.toys_regions import GroupedRegions, planted_codes
 
