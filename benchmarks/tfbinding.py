@@ -194,11 +194,11 @@ class Judge:
 
 def other_cells(judge: Judge, name: str) -> tuple[np.ndarray, np.ndarray]:
     """For each window and task the share of other cells that the same TF is bound in there; and
-    which tasks have another cell."""
+    which tasks have two other cells at least."""
     tfs = np.array([task.partition(":")[0] for task in judge.examples.tasks])
     same = (tfs[:, None] == tfs) & ~np.eye(len(tfs), dtype=bool)
     n_others = same.sum(1)
-    return judge.labels[name] @ same.T / np.maximum(n_others, 1), n_others > 0
+    return judge.labels[name] @ same.T / np.maximum(n_others, 1), n_others > 1
 
 
 def stacked(judge: Judge, logits: dict[str, np.ndarray]) -> np.ndarray:
