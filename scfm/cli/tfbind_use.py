@@ -120,9 +120,7 @@ def activity(
     with options.CellProgress("activity") as progress:
         found = tf_activity_file(
             *(data, network, out),
-            data=ActivityData(
-                group_key, fasta, options.tracks(track), cell_key, layer, binarised
-            ),
+            data=ActivityData(group_key, fasta, options.tracks(track), cell_key, layer, binarised),
             tfs=tf,
             calibration=_calibration(calibration, network),
             config=ActivityConfig(

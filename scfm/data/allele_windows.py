@@ -33,7 +33,8 @@ def allele_windows(
     if not 0 <= at <= length - longest:
         raise InputError(
             f"An allele of {longest:,} bases does not fit into the model's window of {length:,} "
-            "bases. Leave such variants out, or take a model of longer windows."
+            f"bases moved by {shift}. Leave such variants out, move the windows less (--shift 0), "
+            "or take a model of longer windows."
         )
     more = max((len(v.ref) - len(v.alt) for v in variants), default=0)
     chrom = np.array([v.chrom for v in variants], dtype=str)

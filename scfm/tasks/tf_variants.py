@@ -10,7 +10,7 @@ among random changes of the same kind in the variants' surroundings, (1 + as lar
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class VariantConfig:
             )
 
 
+@runtime_checkable
 class Surroundings(Protocol):
     """What is known of the cells where a variant's window lies; group -1: of no group."""
 

@@ -17,7 +17,7 @@ MOTIF = "TGACTCA"
 
 
 class MotifModel(BindingModel):
-    """Log-odds of the best AP1 site, and of the best SP1 site, on the strand it is shown."""
+    """Bases above five that the best AP1 or SP1 site has right, on the strand it is shown."""
 
     def __init__(self):
         config = BindingConfig(
@@ -30,7 +30,7 @@ class MotifModel(BindingModel):
         self.words = nn.Parameter(torch.stack(hot))
 
     def forward(self, sequence, signal, cell=None, has_cell=None):
-        return nn.functional.conv1d(sequence, self.words).amax(2)
+        return (nn.functional.conv1d(sequence, self.words).amax(2) - 5).relu()
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_logits_that_are_no_numbers(genome):
                 genome,
                 NoSignal(),
                 groups=[-1],
-                config=VariantConfig(n_null=0),
+                config=VariantConfig(n_null=0, shifts=(0,)),
             )
         )
     with pytest.raises(ConfigError):
