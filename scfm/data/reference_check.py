@@ -30,13 +30,9 @@ IN_GAPS_SHARE = 0.001
 def check_reference(regions: Regions, genome: Genome) -> None:
     """Refuse regions of another assembly than the FASTA's (InputError)."""
     claim, fasta = regions.genome, str(genome.path)
-    if claim.name and genome.name and usual_name(claim.name) != genome.name:
-        raise InputError(
-            f"{regions.name} is of {claim.name}, but {fasta} is {genome.name}. Name the FASTA of "
-            f"{claim.name}, or lift the regions over."
-        )
     if claim.name:
         check_sizes(claim.name, genome.sizes, source=fasta)
+        _warn_of_other_name(regions.name, claim.name, genome)
     if claim.sizes:
         compare_sizes(claim.sizes, genome.sizes, wanted="the file's genome", source=fasta)
     if claim.fasta_md5 and claim.fasta_md5 != genome.md5:
@@ -64,6 +60,17 @@ def check_reference(regions: Regions, genome: Genome) -> None:
     _check_sequences(regions, genome)
     _check_composition(regions, genome)
     _check_gaps(regions, genome)
+
+
+def _warn_of_other_name(source: str, claimed: str, genome: Genome) -> None:
+    """A name we have no sizes of may be another name of the same assembly."""
+    if genome.name and usual_name(claimed) != genome.name:
+        warnings.warn(
+            f"{source} says its regions are of {claimed}, which scfm does not know; {genome.path} "
+            f"is {genome.name}. Is that the same?",
+            ScfmWarning,
+            stacklevel=4,
+        )
 
 
 def _check_sequences(regions: Regions, genome: Genome) -> None:

@@ -16,10 +16,14 @@ import pandas as pd
 from jaxtyping import Num
 
 from scfm.data.container import reading
-from scfm.data.formats import UNDERSTOOD, open_modality, read_frame
+from scfm.data.formats import open_modality, read_frame
 from scfm.data.read import CountsSource, counts_in, open_counts
 from scfm.errors import InputError, LabelError, MissingFileError, UnreadableFileError
 
+UNDERSTOOD = (
+    "scfm reads .h5ad, .h5mu and zarr of peaks x cells, .npz (keys, seq, Y) and .h5 of windows "
+    "(X_train, Y_train, ...)."
+)
 MODALITIES = ("atac", "ATAC", "chromatin", "peaks")
 
 
@@ -90,7 +94,7 @@ def open_region_file(source: Any) -> RegionFile:
 
             return _of_groups(zarr.open_group(path, mode="r"), path, partial(open_counts, path))
         if not h5py.is_hdf5(path):
-            raise UnreadableFileError(f"{path}: is no h5ad, h5mu or zarr of peaks. {UNDERSTOOD}")
+            raise UnreadableFileError(f"{path}: is no file of regions. {UNDERSTOOD}")
         with h5py.File(path, "r") as file:
             if "mod" in file:
                 return _of_modalities(file["mod"], path)
