@@ -71,7 +71,7 @@ def _peak_totals(chunks: Iterable[sp.csr_matrix]) -> tuple[Float[np.ndarray, " p
             )
         per_peak = np.asarray(rows.sum(0), dtype=np.float64).ravel()
         totals = per_peak if n_cells == 0 else totals + per_peak
-        n_cells += rows.shape[0]
+        n_cells += len(per_cell)
     return totals, n_cells
 
 
@@ -103,7 +103,7 @@ def _relative(
     matrix: sp.csr_matrix,
 ) -> Float[np.ndarray, "cell annotation"]:
     """(observed - expected) / expected; 0 where nothing is expected of an annotation."""
-    observed = (counts @ matrix).toarray()
+    observed = sp.csr_matrix(counts @ matrix).toarray()
     expected = depth * (matrix.T @ share)
     has_any = expected > 0
     return np.where(has_any, observed / np.where(has_any, expected, 1) - 1, 0.0)

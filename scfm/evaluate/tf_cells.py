@@ -10,7 +10,6 @@ starts of the seed; never of a picture such as t-SNE, which flatters.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.sparse as sp
 from jaxtyping import Float, Num, Shaped
 
 from scfm.errors import LabelError
@@ -18,33 +17,7 @@ from scfm.evaluate.results import Interval
 from scfm.evaluate.tfbinding_result import CellScores
 
 N_COMPONENTS = 20
-N_RUNS = 5
-
-
-def lsi(counts: sp.csr_matrix, n: int = N_COMPONENTS, seed: int = 0) -> Float[np.ndarray, "cell n"]:
-    """Latent semantic indexing of open peaks, without the first axis, which is depth.
-
-    Term frequency times inverse document frequency of the binary matrix, log1p of 1e4 times it,
-    singular vectors scaled to unit variance; rows of unit length. Source: Cusanovich et al. 2018,
-    doi:10.1016/j.cell.2018.06.052; Stuart et al. 2021, doi:10.1038/s41592-021-01282-5.
-    """
-    from sklearn.utils.extmath import randomized_svd
-
-    is_open = sp.csr_matrix(counts > 0, dtype=np.float64)
-    n_open = np.maximum(np.asarray(is_open.sum(1)).ravel(), 1)
-    n_cells = np.asarray(is_open.sum(0)).ravel()
-    inverse = np.where(n_cells > 0, is_open.shape[0] / np.maximum(n_cells, 1), 0)
-    weighted = sp.csr_matrix(sp.diags(1 / n_open) @ is_open @ sp.diags(inverse))
-    weighted.data = np.log1p(1e4 * weighted.data)
-    n = min(n, min(weighted.shape) - 2)
-    if n < 1:
-        raise LabelError(
-            f"{weighted.shape[0]:,} cells x {weighted.shape[1]:,} peaks are too few to embed; "
-            "wanted at least 3 of both."
-        )
-    left = randomized_svd(weighted, n_components=n + 1, random_state=seed)[0][:, 1:]
-    centred = (left - left.mean(0)) / np.maximum(left.std(0), 1e-12)
-    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+N_RUNS = 10
 
 
 def cell_scores(
@@ -74,7 +47,7 @@ def cell_scores(
     for key, (name, note, values) in representations.items():
         x = _reduced(np.asarray(values, dtype=np.float64)[kept], seed)
         runs = [
-            KMeans(n_clusters=k, n_init=10, random_state=seed + run).fit_predict(x)
+            KMeans(n_clusters=k, n_init="auto", random_state=seed + run).fit_predict(x)
             for run in range(n_runs)
         ]
         ari = [float(adjusted_rand_score(labels, clusters)) for clusters in runs]

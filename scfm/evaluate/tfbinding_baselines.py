@@ -34,7 +34,7 @@ class Scored:
     @property
     def is_there(self) -> Bool[np.ndarray, " pair"]:
         """Pairs that the method says something of."""
-        return ~np.isnan(self.score).any(axis=0)
+        return np.asarray(~np.isnan(self.score).any(axis=0))
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,12 @@ def by_motifs(
     return methods
 
 
-def by_other_cells(examples: RegionExamples, found: Judged) -> Scored:
+def by_other_cells(examples: RegionExamples, found: Judged, fewest: int = 1) -> Scored:
     """The share of other cell types in which ChIP found the TF bound at this very region.
 
     No model: it knows the place. Groups with the very same labels of a TF are one cell type, or a
     group would be judged by its own. A region that no other cell type knows counts as the TF's
-    mean.
+    mean. Pairs of a TF with less than ``fewest`` other cell types are left out.
     """
     by_tf: dict[str, dict[bytes, Int8[np.ndarray, " region"]]] = {}
     for group in list(range(len(examples.groups))) or [-1]:
@@ -132,7 +132,7 @@ def by_other_cells(examples: RegionExamples, found: Judged) -> Scored:
     for i, pair in enumerate(found.pairs):
         own = np.ascontiguousarray(found.labels[:, i]).tobytes()
         others = [labels for key, labels in by_tf[pair.tf].items() if key != own]
-        if others:
+        if len(others) >= fewest:
             score[:, i] = _shares(np.stack(others))
     note = "in how many other cell types ChIP found the TF bound at this region; no model"
     return Scored("other_cells", "Other cells' ChIP", "baseline", note, score)

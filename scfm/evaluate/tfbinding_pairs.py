@@ -6,6 +6,7 @@ out  Judged: numbers of the regions, the labels of every (TF, group), four quadr
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int, Int8, Shaped
@@ -149,7 +150,7 @@ def _labelled(
     return pairs, np.stack(columns, axis=1).astype(np.int8) if columns else empty
 
 
-def side_facts(found: Judged) -> dict[str, object]:
+def side_facts(found: Judged) -> dict[str, Any]:
     """How many regions and chromosomes each part has, for a reader."""
     return {
         f"{PARTS[part]}_regions": int((found.part == part).sum())

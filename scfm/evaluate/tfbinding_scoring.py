@@ -36,7 +36,9 @@ def quadrants(
 ) -> tuple[list[Quadrant], str]:
     """Every quadrant that has regions and pairs, the hardest first; what was resampled."""
     result, told = [], ""
-    places = [(cell, chromosome) for chromosome in SIDES_HELD for cell in SIDES_HELD]
+    places: list[tuple[Side, Side]] = [
+        (cell, chromosome) for chromosome in SIDES_HELD for cell in SIDES_HELD
+    ]
     total = len(places) * len(methods)
     for number, (cell, chromosome) in enumerate(places):
         rows, columns = np.flatnonzero(found.rows(chromosome)), found.columns(cell)
@@ -203,4 +205,5 @@ def calibration_of(
     n = np.bincount(bins, minlength=n_bins)
     mean, share = (np.bincount(bins, x, n_bins) for x in (probability, truth.astype(np.float64)))
     told = [(float(mean[i] / n[i]), float(share[i] / n[i]), int(n[i])) for i in np.flatnonzero(n)]
-    return Calibration(*np.mean(errors, axis=0).tolist(), len(errors), told)
+    before_, after_ = np.mean(errors, axis=0).tolist()
+    return Calibration(before_, after_, len(errors), told)

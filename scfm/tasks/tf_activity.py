@@ -38,7 +38,7 @@ def deviations(
     NaN for a cell without an open peak; 0 where the backgrounds do not differ at all.
     """
     probability = np.asarray(probability, dtype=np.float64)
-    (n_cells, _), n_tfs = is_open.shape, probability.shape[1]
+    n_cells, n_tfs = len(is_open.indptr) - 1, probability.shape[1]
     found = np.empty((n_cells, n_tfs), dtype=np.float32)
     step = max(1, N_AT_ONCE // (len(background) * n_tfs))
     mean = _row_means(is_open)

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
 from scfm.data.fingerprint import sha256
+from scfm.data.lsi import lsi
 from scfm.data.region_examples import RegionExamples
 from scfm.data.region_file import open_region_file
 from scfm.data.region_split import RegionSplit
 from scfm.errors import ConfigError, InputError, LabelError
 from scfm.evaluate.provenance import PACKAGES
-from scfm.evaluate.tf_cells import lsi
 from scfm.evaluate.tfbinding import (
     SCFAN,
     BindingEvaluationConfig,
@@ -179,13 +178,9 @@ def judged_cells(
         how = ActivityConfig(method=method, seed=config.seed, batch_size=config.batch_size)
         values = activities(data.path, model, how, places).values
         found[f"activity_{method}"] = (name, note, values)
-    with file.open_counts(layer=data.layer) as source:
-        rows = [
-            sp.csr_matrix((r.counts, r.indices, r.indptr), (r.n_cells, len(source.var)))
-            for r in source.chunks(4096)
-        ]
     note = "latent semantic indexing of the peaks themselves, no DNA"
-    found["lsi"] = ("LSI", note, lsi(sp.csr_matrix(sp.vstack(rows)), seed=config.seed))
+    with file.open_counts(layer=data.layer) as source:
+        found["lsi"] = ("LSI", note, lsi(source, seed=config.seed))
     return JudgedCells(np.asarray(types.where(types.notna(), "").astype(str)), found)
 
 

@@ -111,7 +111,7 @@ class BindingStore:
                 f"{path} is no store of predicted binding ({error}). Make one: scfm tfbind predict."
             ) from error
         names = [f"{c}:{s}-{e}" for c, s, e in zip(chrom, start, end, strict=True)]
-        regions = pd.DataFrame({"chrom": chrom, "start": start, "end": end}, index=names)
+        regions = pd.DataFrame({"chrom": chrom, "start": start, "end": end}, pd.Index(names))
         groups, tfs = tuple(found.pop("groups")), tuple(found.pop("tfs"))
         return cls(path, groups, tfs, regions, found)
 

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-import scipy.sparse as sp
 
 from scfm.errors import LabelError
-from scfm.evaluate.tf_cells import cell_scores, lsi
+from scfm.evaluate.tf_cells import cell_scores
 
 
 @pytest.fixture
@@ -33,18 +32,3 @@ def test_cells_without_a_type_are_left_out(types, rng):
     assert found.ari.value == pytest.approx(1)
     with pytest.raises(LabelError, match="1 type"):
         cell_scores({"a": ("A", "", values)}, np.full(90, "B"), n_runs=1)
-
-
-def test_lsi_tells_types_apart_whatever_their_depth(types, rng):
-    codes = np.unique(types, return_inverse=True)[1]
-    rate = np.full((3, 300), 0.05)
-    for at in range(3):
-        rate[at, 100 * at : 100 * (at + 1)] = 0.3
-    depth = rng.uniform(0.5, 2, (90, 1))
-    counts = sp.csr_matrix(rng.poisson(rate[codes] * depth))
-    vectors = lsi(counts, 3)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1)
-    (found,) = cell_scores({"lsi": ("LSI", "", vectors)}, types, n_runs=2)
-    assert found.ari.value > 0.9
-    with pytest.raises(LabelError, match="too few"):
-        lsi(counts[:2], 5)
