@@ -73,7 +73,7 @@ def command(
     places = EvaluationData(
         path=data,
         fasta=fasta,
-        tracks=options.tracks(track),
+        tracks=options.named_paths(track or [], "--track"),
         group_key=group_key,
         cell_key=cell_key,
         label_key=label,

@@ -79,16 +79,18 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def tracks(given: list[str] | None) -> dict[str, str]:
-    """NAME=FILE.bw, each; ConfigError for what is not."""
+def named_paths(given: list[str], option: str) -> dict[str, Path]:
+    """NAME=FILE, as often as the option was given. Raises ConfigError."""
     from scfm.errors import ConfigError
 
-    found = {}
-    for text in given or []:
+    found: dict[str, Path] = {}
+    for text in given:
         name, equals, path = text.partition("=")
         if not (name and equals and path):
-            raise ConfigError(f"--track takes NAME=FILE.bw, got '{text}'.")
-        found[name] = path
+            raise ConfigError(f"{option} {text}: wanted NAME=FILE.")
+        if name in found:
+            raise ConfigError(f"{option}: {name} was given twice.")
+        found[name] = Path(path)
     return found
 
 

@@ -63,7 +63,7 @@ def predict(
         network,
         data,
         fasta=fasta,
-        tracks=options.tracks(track),
+        tracks=options.named_paths(track or [], "--track"),
         group_key=group_key,
         cell_key=cell_key,
         layer=layer,
@@ -120,7 +120,7 @@ def activity(
     with options.CellProgress("activity") as progress:
         found = tf_activity_file(
             *(data, network, out),
-            data=ActivityData(group_key, fasta, options.tracks(track), cell_key, layer, binarised),
+            data=ActivityData(group_key, fasta, options.named_paths(track or [], "--track"), cell_key, layer, binarised),
             tfs=tf,
             calibration=_calibration(calibration, network),
             config=ActivityConfig(
@@ -176,7 +176,7 @@ def variants(
     from scfm.tools.tf_prediction import as_binding, open_for
     from scfm.tools.tf_variants import score_vcf
 
-    network, tracks = as_binding(model, device), options.tracks(track)
+    network, tracks = as_binding(model, device), options.named_paths(track or [], "--track")
     examples = None
     if regions is not None:
         examples = open_for(

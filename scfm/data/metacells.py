@@ -215,6 +215,9 @@ def _nearest(embedding: np.ndarray, k: int, metric: str) -> Int[np.ndarray, "cel
     """The k nearest other cells, nearest first."""
     from sklearn.neighbors import NearestNeighbors
 
+    if metric == "cosine":  # the same order, without a matrix of distances in memory
+        embedding = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
+        metric = "euclidean"
     finder = NearestNeighbors(n_neighbors=k + 1, metric=metric, algorithm="brute").fit(embedding)
     found = finder.kneighbors(embedding, return_distance=False)
     is_self = found == np.arange(len(found))[:, None]
@@ -258,7 +261,7 @@ def _warn_if_wide(k: int, codes: np.ndarray) -> None:
             f"k = {k} neighbours is more than half of the smallest group's {smallest} cells: its "
             "metacells take in cells of other groups. Ask for less depth, or pool by the groups.",
             ScfmWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
 
 
@@ -273,7 +276,7 @@ def _warn_if_shallow(found: Metacells, target_depth: float) -> None:
             f"{found.depth.min():,.0f}): their signal is noisy. Give more cells, or pool more of "
             "them.",
             ScfmWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

@@ -27,6 +27,7 @@ def label_windows(
     *,
     rule: Rule = "half",
     share: float = 0.5,
+    allow_none: bool = False,
 ) -> tuple[Int8[np.ndarray, "window tf"], tuple[str, ...]]:
     """Labels and the TFs they are of, in the order of ``peaks``.
 
@@ -34,8 +35,9 @@ def label_windows(
     ones. Under "half" a window is positive where more than ``share`` of it is covered. Peaks on
     chromosomes the windows do not have play no part.
 
-    Raises InputError where a TF has no peak on any of the windows' chromosomes or makes no window
-    positive, ConfigError for relaxed peaks of a TF without conservative ones.
+    Raises InputError where a TF makes no window positive, unless ``allow_none`` (the windows are
+    part of a genome: refuse_unlabelled then judges the whole); ConfigError for relaxed peaks of a
+    TF without conservative ones.
     """
     relaxed = relaxed or {}
     strangers = sorted(set(relaxed) - set(peaks))
@@ -47,14 +49,26 @@ def label_windows(
     names = np.unique(windows.chrom).tolist()
     table = np.zeros((len(windows), len(peaks)), dtype=np.int8)
     for column, (tf, strict) in enumerate(peaks.items()):
-        is_bound = _under(windows, _on(strict, names, tf), rule, share)
-        if not is_bound.any():
-            raise InputError(_nothing_bound(tf, windows, strict.renamed(names), rule, share))
         if tf in relaxed:
-            maybe = _under(windows, _on(relaxed[tf], names, f"{tf} (relaxed)"), rule, share)
-            table[maybe, column] = -1
-        table[is_bound, column] = 1
+            table[_under(windows, relaxed[tf].renamed(names), rule, share), column] = -1
+        table[_under(windows, strict.renamed(names), rule, share), column] = 1
+    if not allow_none:
+        refuse_unlabelled(table, windows, peaks, rule, share)
     return table, tuple(peaks)
+
+
+def refuse_unlabelled(
+    table: Int8[np.ndarray, "window tf"],
+    windows: Intervals,
+    peaks: Mapping[str, Intervals],
+    rule: Rule,
+    share: float,
+) -> None:
+    """Refuse labels in which a TF has no positive window (InputError), with the likely reason."""
+    names = np.unique(windows.chrom).tolist()
+    for column, (tf, called) in enumerate(peaks.items()):
+        if not (table[:, column] == 1).any():
+            raise InputError(_nothing_bound(tf, windows, called, names, rule, share))
 
 
 def _under(
@@ -65,18 +79,16 @@ def _under(
     return covered_bases(windows, peaks) > share * (windows.end - windows.start)
 
 
-def _on(peaks: Intervals, names: list[str], tf: str) -> Intervals:
-    kept = peaks.renamed(names)
-    if not len(kept):
-        theirs = ", ".join(np.unique(peaks.chrom)[:3].tolist()) or "none at all"
-        raise InputError(
-            f"{tf}: none of its {len(peaks):,} peaks is on a chromosome of the windows. The peaks "
+def _nothing_bound(
+    tf: str, windows: Intervals, called: Intervals, names: list[str], rule: Rule, share: float
+) -> str:
+    peaks = called.renamed(names)
+    if not len(peaks):
+        theirs = ", ".join(np.unique(called.chrom)[:3].tolist()) or "none at all"
+        return (
+            f"{tf}: none of its {len(called):,} peaks is on a chromosome of the windows. The peaks "
             f"have {theirs}, the windows {', '.join(names[:3])}. Name peaks of this genome."
         )
-    return kept
-
-
-def _nothing_bound(tf: str, windows: Intervals, peaks: Intervals, rule: Rule, share: float) -> str:
     if rule == "centre":
         return f"{tf}: no window holds the middle of any of its {len(peaks):,} peaks."
     width, length = np.median(peaks.end - peaks.start), np.median(windows.end - windows.start)
