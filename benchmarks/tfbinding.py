@@ -115,7 +115,7 @@ WINDOW_ARMS: dict[str, tuple[Callable[[SequenceRegions], BindingModel], BindingT
 }
 
 EVOAUG = AugmentConfig(deletion=20, insertion=20, shift=20, mutation=0.05, at_once=2)
-IRF1_STEPS, IRF1_FINE = 516, 129  # 12 and 3 epochs of 2,724 windows by 64
+IRF1_STEPS, IRF1_FINE = 344, 86  # 8 and 2 epochs of 2,724 windows by 64
 
 
 def irf1_arms() -> dict[str, tuple[Callable[[SequenceRegions], BindingModel], BindingTraining]]:

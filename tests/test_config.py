@@ -8,16 +8,18 @@ import yaml
 from scfm.config import find_config, load_config, shipped_configs, to_mapping, to_yaml
 from scfm.errors import ConfigError
 from scfm.tasks.pretrain_run import PretrainRun, load_run
+from scfm.tasks.tfbinding_run import load_binding_run
 
 NAMES = [
     *("scfm-100m", "scfm-10m", "scfm-3m", "scfm-400m", "scfm-tiny"),
     *("scfoundation-100m", "scfoundation-10m", "scfoundation-3m", "scfoundation-tiny"),
     *("scmulan-368m", "scmulan-50m", "scmulan-tiny"),
 ]
+BINDING = ["tfbinding-scfan", "tfbinding-seqacc"]
 
 
 def test_shipped_configs_are_there():
-    assert list(shipped_configs()) == NAMES
+    assert list(shipped_configs()) == NAMES + BINDING
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -26,6 +28,12 @@ def test_shipped_config_spells_out_every_key(name):
     written = yaml.safe_load(find_config(name).read_text())
     run = load_run(name)
     assert to_mapping(run) == {**written, "data": []}
+
+
+@pytest.mark.parametrize("name", BINDING)
+def test_shipped_binding_config_spells_out_every_key(name):
+    written = yaml.safe_load(find_config(name).read_text())
+    assert to_mapping(load_binding_run(name)) == written
 
 
 def test_yaml_round_trip(tmp_path):

@@ -5,7 +5,9 @@ import re
 import pytest
 
 from scfm.config import find_config
+from scfm.model.dna import BindingModel
 from scfm.tasks.pretrain_run import load_run
+from scfm.tasks.tfbinding_run import load_binding_run
 from scfm.tools.plan import PlanRequest, make_plan
 from scfm.tools.plan_states import count_parameters, weightless
 
@@ -25,6 +27,13 @@ def stated(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_header_states_the_parameters(name):
     assert count_parameters(weightless(load_run(name))).total == stated(name)
+
+
+@pytest.mark.parametrize("name", ["tfbinding-seqacc", "tfbinding-scfan"])
+def test_header_states_the_parameters_of_a_binding_model(name):
+    """With the 33 TFs of the published GM12878 model."""
+    model = BindingModel(load_binding_run(name).model, tuple(map(str, range(33))))
+    assert sum(p.numel() for p in model.parameters()) == stated(name)
 
 
 # scfoundation-10m is called as its paper calls it, without the embedding of gene positions

@@ -30,6 +30,9 @@ def command(
     group_key: Annotated[
         str | None, typer.Option(help="obs column of the groups of cells.")
     ] = None,
+    chip_key: Annotated[
+        str | None, typer.Option(help="obs column of the cell type with ChIP. [default: groups]")
+    ] = None,
     cell_key: Annotated[
         str | None, typer.Option(help="obsm key of cell embeddings, such as X_scfm.")
     ] = None,
@@ -71,7 +74,7 @@ def command(
         else:
             asked = {
                 **{"path": data, "fasta": fasta, "tracks": _tracks(track or [])},
-                **{"group_key": group_key, "cell_key": cell_key},
+                **{"group_key": group_key, "cell_key": cell_key, "chip_key": chip_key},
             }
             chroms = {
                 **{"training_chroms": training_chroms, "validation_chroms": validation_chroms},
@@ -119,7 +122,7 @@ def _tracks(given: list[str]) -> dict[str, str]:
 def _arguments(values: Mapping[str, Any]) -> list[str]:
     """The command again, for its processes."""
     names = (
-        *("out", "config", "fasta", "group_key", "cell_key", "training_chroms"),
+        *("out", "config", "fasta", "group_key", "cell_key", "chip_key", "training_chroms"),
         *("validation_chroms", "test_chroms", "held_out_groups", "start"),
     )
     given = [(f"--{name.replace('_', '-')}", [values[name]]) for name in names]

@@ -158,6 +158,7 @@ class _Stage:
         keep = KeepBest(self.examples, self.judged, config)
         module = BindingModule(self.model, config, self.table.prevalence)
         checkpoint = _newest(out) if out and resume else None
+        self.model.train()  # one that was loaded predicts
         with quiet_lightning(), torch.random.fork_rng():
             torch.manual_seed(config.seed)
             trainer = build_trainer(

@@ -110,16 +110,24 @@ class BindingTraining:
 
 @dataclass(frozen=True, kw_only=True)
 class BindingData:
-    """Where regions, their DNA and their accessibility are.
+    """Where regions, their DNA and their accessibility are: what scfm.data.region_examples opens.
 
     Attributes
     ----------
     path
-        Regions with labels: h5ad, h5mu, npz, h5.
+        Regions with labels: h5ad, zarr, h5mu, npz, h5.
     fasta, tracks
         The genome, and bigWig files by name; where the regions' own file does not have them.
     group_key, cell_key
         obs column of the groups of cells, obsm key of the embedding that conditions the model.
+    chip_key, chip_of
+        obs column that says of which cell type with ChIP a cell is, and those types by its values
+        where the names differ.
+    genome, counting, layer, sequence_key, binarised
+        What the file does not say of itself.
+    length
+        Bases a window, around the middle of its region. None: of a FASTA as many as model.length;
+        else all that the file's own sequences have, which then is the model's length.
     """
 
     path: str = ""
@@ -127,6 +135,14 @@ class BindingData:
     tracks: dict[str, str] = field(default_factory=dict)
     group_key: str | None = None
     cell_key: str | None = None
+    chip_key: str | None = None
+    chip_of: dict[str, str] = field(default_factory=dict)
+    genome: str | None = None
+    counting: str | None = None
+    layer: str | None = None
+    sequence_key: str | None = None
+    binarised: bool = False
+    length: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

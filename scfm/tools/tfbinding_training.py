@@ -113,16 +113,13 @@ def read_binding_run(out: str | Path, overrides: tuple[str, ...] = ()) -> Bindin
 
 
 def open_examples(data: BindingData, length: int | None = None) -> RegionExamples:
-    """The examples that the ``data`` section names; ``length`` is that of the windows."""
+    """The examples that the ``data`` section names; ``length`` is that of a genome's windows."""
     if not data.path:
         raise ConfigError("No regions to train on. Name their file: scfm finetune tfbinding DATA")
-    given: dict[str, Any] = {
-        "fasta": data.fasta,
-        "tracks": {name: Path(path) for name, path in data.tracks.items()},
-        "group_key": data.group_key,
-        "cell_key": data.cell_key,
-    }
-    return open_regions(data.path, length=length, **{k: v for k, v in given.items() if v})
+    given = {name: value for name, value in vars(data).items() if value and name != "path"}
+    if data.fasta:
+        given.setdefault("length", length)
+    return open_regions(data.path, **given)
 
 
 def split_of(examples: RegionExamples, config: SplitConfig) -> RegionSplit:
