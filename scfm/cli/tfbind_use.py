@@ -120,7 +120,10 @@ def activity(
     with options.CellProgress("activity") as progress:
         found = tf_activity_file(
             *(data, network, out),
-            data=ActivityData(group_key, fasta, options.named_paths(track or [], "--track"), cell_key, layer, binarised),
+            data=ActivityData(
+                *(group_key, fasta, options.named_paths(track or [], "--track")),
+                *(cell_key, layer, binarised),
+            ),
             tfs=tf,
             calibration=_calibration(calibration, network),
             config=ActivityConfig(

@@ -98,7 +98,7 @@ def judged(
 
     Raises LabelError where no region or no label is left that can be judged.
     """
-    part_of = split.part_of(examples.chrom)
+    part_of = split.part_of(examples.chrom, examples.start, examples.end)
     rng = np.random.default_rng([seed, 0x7F])
     chosen = [
         _some(np.flatnonzero(part_of == part), max_regions, rng)
