@@ -155,6 +155,9 @@ def aggregate(
         int | None, typer.Option(min=1, help="Keep that many, at random. Default: one a cell.")
     ] = None,
     layer: Layer = None,
+    counting: Annotated[
+        Counting | None, typer.Option(help="What the counts are, where the file does not say.")
+    ] = None,
     binarised: Annotated[
         bool, typer.Option("--binarised", help="Accept a matrix of 0 and 1.")
     ] = False,
@@ -173,6 +176,7 @@ def aggregate(
         target_depth=depth,
         n_metacells=metacells,
         layer=layer,
+        counting=None if counting is None else counting.value,
         binarised=binarised,
         seed=seed,
     )

@@ -24,7 +24,7 @@ from scfm.errors import ConfigError, EmptyCellError, InputError, LabelError, Scf
 
 MOST_NEIGHBOURS = 500
 CHUNK_CELLS = 4096
-TOLERATED_SHALLOW = 0.05  # share of metacells; some cells are nobody's neighbours
+TOLERATED_SHALLOW = 0.1  # share of metacells; some cells are nobody's neighbours
 
 
 @dataclass(frozen=True, kw_only=True)

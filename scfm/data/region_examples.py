@@ -164,6 +164,7 @@ def open_regions(
             group_key,
             planned.source_row,
             width,
+            counting=planned.regions.counting,
             cell_key=cell_key,
             layer=layer,
             binarised=binarised,

@@ -19,6 +19,7 @@ from scfm.data.split import group_codes
 from scfm.errors import CountsError, LabelError, ScfmWarning
 
 EACH_ROW = "obs_names"
+SHORTEST_NAME = 2  # letters from which on a name's beginning tells anything: GM, H1
 LOOKED_AT = 4096  # cells, until a count above 1 is found
 
 
@@ -28,6 +29,7 @@ def group_signal(
     kept: np.ndarray,
     width: np.ndarray,
     *,
+    counting: str | None = None,
     cell_key: str | None = None,
     layer: str | None = None,
     binarised: bool = False,
@@ -51,6 +53,7 @@ def group_signal(
     with file.open_counts(layer=layer, keep_empty=True) as source:
         if not binarised:
             refuse_binarised(source)
+            warn_if_unsaid(counting, source)
         sums = pool_counts(members, source)
     depth = np.asarray(sums.sum(axis=1), dtype=np.float64).ravel()
     empty = [name for name, total in zip(names, depth, strict=True) if total == 0]
@@ -105,6 +108,25 @@ def refuse_binarised(source: CellSource) -> None:
         )
 
 
+def warn_if_unsaid(counting: str | None, source: CellSource) -> None:
+    """Say what counts look like where the file does not say what they are (ScfmWarning).
+
+    Most fragments have both ends in the peak they touch, so counts of ends are mostly even: then
+    twos outnumber ones, which counts of fragments never show.
+    """
+    if counting is not None:
+        return
+    rows = next(iter(source.chunks(LOOKED_AT)))
+    n_ones, n_twos = int((rows.counts == 1).sum()), int((rows.counts == 2).sum())
+    looks = "insertions" if n_twos > n_ones else "fragments"
+    warnings.warn(
+        f"{source.name} does not say what it counts; by its {n_ones:,} ones and {n_twos:,} twos, "
+        f"{looks}. Say it: counting='{looks}' (--counting {looks}), or uns['counting'].",
+        ScfmWarning,
+        stacklevel=3,
+    )
+
+
 def cell_types_of(
     names: Sequence[str],
     chip: Sequence[str],
@@ -141,6 +163,8 @@ def cell_types_of(
 def _same_or_begun(name: str, chip: Sequence[str]) -> str | None:
     if name in chip:
         return name
+    if len(name) < SHORTEST_NAME:
+        return None
     begun = [cell for cell in chip if cell.lower().startswith(name.lower())]
     begun += [cell for cell in chip if name.lower().startswith(cell.lower())]
     return begun[0] if len(begun) == 1 else None

@@ -182,7 +182,7 @@ def _intervals(var: Any, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     else:
         chrom = var[columns[0]].astype(str).to_numpy(dtype=str)
         start, end = (_whole(var[column], str(column), name) for column in columns[1:])
-    _check(chrom, start, end, name)
+    check_intervals(chrom, start, end, name)
     return chrom, start, end
 
 
@@ -200,7 +200,8 @@ def _from_index(var: Any, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
         ) from error
 
 
-def _check(chrom: np.ndarray, start: np.ndarray, end: np.ndarray, name: str) -> None:
+def check_intervals(chrom: np.ndarray, start: np.ndarray, end: np.ndarray, name: str) -> None:
+    """Refuse what is no stretch of DNA, and what is there twice (InputError)."""
     wrong = np.flatnonzero((start < 0) | (end <= start))
     if wrong.size:
         at = wrong[0]

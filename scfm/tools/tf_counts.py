@@ -15,7 +15,7 @@ import pandas as pd
 from scfm.data.fragments import Counting, count_fragments
 from scfm.data.intervals import Intervals, read_bed
 from scfm.data.region_file import open_region_file
-from scfm.data.regions import read_regions
+from scfm.data.regions import check_intervals, read_regions
 from scfm.data.write import check_writable, write_h5ad
 from scfm.errors import MissingFileError
 
@@ -95,6 +95,7 @@ def _peaks_of(peaks: str | Path, genome: str | None) -> tuple[ad.AnnData, Interv
         )
         return empty, read_regions(file, genome=genome).intervals
     bed = read_bed(path)
+    check_intervals(bed.chrom, bed.start, bed.end, str(path))
     var = pd.DataFrame({"chrom": bed.chrom, "start": bed.start, "end": bed.end})
     if bed.summit is not None:
         var["summit"] = bed.middle

@@ -16,7 +16,7 @@ from scfm.data.metacells import Metacells, pooled
 from scfm.data.pooled_source import PooledSource
 from scfm.data.read import CountsSource
 from scfm.data.region_file import RegionFile, open_region_file
-from scfm.data.region_groups import refuse_binarised
+from scfm.data.region_groups import refuse_binarised, warn_if_unsaid
 from scfm.data.regions import read_regions
 from scfm.data.split import missing_column
 from scfm.data.write import check_writable, put, write_h5ad_from
@@ -73,6 +73,7 @@ def aggregate_file(
     target_depth: float = 500_000,
     n_metacells: int | None = None,
     layer: str | None = None,
+    counting: str | None = None,
     binarised: bool = False,
     seed: int = 0,
 ) -> Aggregated:
@@ -104,10 +105,11 @@ def aggregate_file(
         )
     check_writable(out)
     file = open_region_file(source)
-    read_regions(file)  # what breaks the contract is refused before any work is done
+    counting = read_regions(file, counting=counting).counting  # the contract before any work
     with file.open_counts(layer=layer, keep_empty=by is not None) as counts:
         if not binarised:
             refuse_binarised(counts)
+            warn_if_unsaid(counting, counts)
         depth = _depth(counts)
         rep, embedding = (None, None) if by else _embedding(file, counts, use_rep, seed)
         found = pooled(
@@ -122,7 +124,8 @@ def aggregate_file(
             rng = np.random.default_rng(seed)
             rows = np.sort(rng.choice(len(rows), n_metacells, replace=False))
             found = found.take(rows)
-        _write(file, counts, found, rows, by, rep, embedding, target_depth, out)
+        how = {"by": str(by or rep), "target_depth": target_depth}
+        _write(file, counts, found, rows, by, rep, embedding, how, counting, out)
     return Aggregated(
         out=str(out),
         n_cells=file.n_cells,
@@ -171,20 +174,15 @@ def _write(
     by: str | None,
     rep: str | None,
     embedding: np.ndarray | None,
-    target_depth: float,
+    how: dict[str, Any],
+    counting: str | None,
     out: str | Path,
 ) -> None:
     obs = _group_obs(file, found, by) if by else file.obs.iloc[rows].copy()
     obs["n_pooled"] = found.n_cells
     obs["pooled_counts"] = found.depth
-    how = {
-        "by": by or rep,
-        "target_depth": target_depth,
-        "cells": file.obs.index.to_numpy(dtype=str),
-        "weights": found.weights,
-    }
-    if found.k is not None:
-        how["k"] = found.k
+    how |= {"cells": file.obs.index.to_numpy(dtype=str), "weights": found.weights}
+    how |= {} if found.k is None else {"k": found.k}
 
     def write(target: Any) -> None:
         for key, read in file.varm.items():
@@ -192,6 +190,8 @@ def _write(
         for key, read in file.uns.items():
             put(target, f"uns/{key}", read())
         put(target, "uns/metacells", how)
+        if counting is not None:
+            put(target, "uns/counting", counting)
         if embedding is not None:
             put(target, f"obsm/{rep}", embedding[rows])
 
@@ -203,4 +203,4 @@ def _group_obs(file: RegionFile, found: Metacells, by: str) -> pd.DataFrame:
     values: Any = file.obs.astype(object).groupby(file.obs[by].astype(str).to_numpy())
     agree = (values.nunique() == 1).all()
     same = values.first().loc[list(found.names), agree[agree].index.union([by])]
-    return pd.DataFrame(same).astype({by: "category"})
+    return pd.DataFrame(same).infer_objects().astype({by: "category"})

@@ -1,5 +1,7 @@
 """The contract of peaks x cells: spellings are taken, breaches refused."""
 
+from types import SimpleNamespace
+
 import anndata as ad
 import h5py
 import numpy as np
@@ -304,6 +306,19 @@ def test_an_embedding_of_the_other_modality(peaks, tmp_path, rng):
     assert not batch.cell[1].any()
 
 
+def test_both_modalities_in_memory(peaks, rng):
+    some = ad.AnnData(np.ones((12, 1), np.float32), obs=peaks.obs)
+    some.obsm["X_scfm"] = rng.normal(size=(12, 3)).astype(np.float32)
+    both = SimpleNamespace(mod={"rna": some, "atac": peaks})  # what a MuData offers
+    regions = open_regions(
+        both, group_key="obs_names", cell_key="X_scfm", chip_key="cell_type", require_sequence=False
+    )
+    batch = regions.batch(np.array([0]), np.array([3]))
+    assert (batch.cell[0] == some.obsm["X_scfm"][3]).all()
+    with pytest.raises(LabelError, match=r"no obsm 'X_pca'\. There is: X_lsi, rna:X_scfm"):
+        open_regions(both, group_key="obs_names", cell_key="X_pca", require_sequence=False)
+
+
 def test_counts_are_wanted(peaks):
     peaks.X.data[:] = 1
     with pytest.raises(CountsError, match=r"only 0 and 1.*--binarised"):
@@ -316,6 +331,17 @@ def test_counts_are_wanted(peaks):
     peaks.X.data[:] = 0
     with pytest.raises(InputError):
         open_regions(peaks, **how)
+
+
+def test_what_is_counted_is_said(peaks):
+    del peaks.uns["counting"]
+    how = {"group_key": "cell_type", "require_sequence": False}
+    with pytest.warns(ScfmWarning, match=r"ones and .* twos, fragments\. Say it"):
+        open_regions(peaks, **how)
+    peaks.X.data *= 2
+    with pytest.warns(ScfmWarning, match="counting='insertions'"):
+        open_regions(peaks, **how)
+    assert open_regions(peaks, counting="fragments", **how).groups == ("A", "B")
 
 
 def test_empty_peaks_and_empty_groups(peaks):
