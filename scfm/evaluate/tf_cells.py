@@ -3,8 +3,8 @@
 in   representations of the same cells, types
 out  ARI and NMI of clusters with the types, as many clusters for every representation as types
 
-Clusters are k-means of standardised columns (at most 20 principal components of them), several
-starts of the seed; never of a picture such as t-SNE, which flatters.
+Clusters are k-means (of at most 20 principal components), several starts of the seed; never of a
+picture such as t-SNE, which flatters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +29,7 @@ def cell_scores(
 ) -> list[CellScores]:
     """Scores of each representation (name, note, values by key); intervals span the runs.
 
-    Cells without a type ("") are left out, as are columns that are constant. Raises LabelError for
-    fewer than two types.
+    Cells without a type ("") are left out. Raises LabelError for fewer than two types.
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -56,15 +55,21 @@ def cell_scores(
     return found
 
 
+def standardised(values: Float[np.ndarray, "cell d"]) -> Float[np.ndarray, "cell d"]:
+    """Columns of mean 0 and standard deviation 1, for what has units of its own in each.
+
+    0 where a value is not finite, and in constant columns.
+    """
+    x = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
+    spread = np.nanstd(x, axis=0)
+    scaled = (x - np.nanmean(x, axis=0)) / np.where(spread > 1e-12, spread, np.inf)
+    return np.nan_to_num(scaled)
+
+
 def _reduced(x: Float[np.ndarray, "cell d"], seed: int) -> Float[np.ndarray, "cell reduced"]:
-    """Standardised columns; their principal components where there are many."""
+    """The principal components of many columns."""
     from sklearn.decomposition import PCA
 
-    x = np.where(np.isfinite(x), x, 0)
-    x = x[:, x.std(0) > 1e-12]
-    if x.shape[1] == 0:
-        return np.zeros((len(x), 1))
-    x = (x - x.mean(0)) / x.std(0)
     if x.shape[1] <= N_COMPONENTS:
         return x
     return PCA(min(N_COMPONENTS, *x.shape), random_state=seed).fit_transform(x)

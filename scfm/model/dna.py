@@ -188,6 +188,7 @@ def with_cells(model: BindingModel, d_cell: int) -> BindingModel:
     conditioned = BindingModel(replace(model.config, d_cell=d_cell), model.tasks)
     missing = conditioned.load_state_dict(model.state_dict(), strict=False).missing_keys
     assert all(name == "null_cell" or name.startswith("trunk.films.") for name in missing)
+    conditioned.provenance = dict(model.provenance)
     return conditioned
 
 

@@ -30,7 +30,7 @@ from scfm.data.write import make_folder
 from scfm.errors import ConfigError
 from scfm.model.dna import BindingModel
 from scfm.tasks.tfbinding_data import RegionDataModule
-from scfm.tasks.tfbinding_module import METRICS, BindingModule, KeepBest, predict_logits
+from scfm.tasks.tfbinding_module import METRICS, BindingModule, KeepBestAupr, predict_logits
 from scfm.tasks.tfbinding_run import BindingTraining, check
 from scfm.train.checkpoint import StepCheckpoint, latest_checkpoint
 from scfm.train.checkpoint_files import checkpoints, step_of
@@ -132,12 +132,12 @@ class _Stage:
     model: BindingModel
     examples: RegionExamples
     training: Int[np.ndarray, " example"]
-    judged: Int[np.ndarray, " example"]
+    judged: Int[np.ndarray, " judged"]
     table: ExampleTable
 
     def run(
         self, config: BindingTraining, out: Path | None, *, number: int, resume: bool
-    ) -> KeepBest:
+    ) -> KeepBestAupr:
         """Train until the last step, or until the AUPR rises no more."""
         # the same seed would show the second stage the windows of the first in the same order
         config = replace(config, seed=(config.seed + 0x57A6E * number) % 2**32)
@@ -155,7 +155,7 @@ class _Stage:
             total_steps=config.train.steps,
             prefetch=config.loader.prefetch,
         )
-        keep = KeepBest(self.examples, self.judged, config)
+        keep = KeepBestAupr(self.examples, self.judged, config)
         module = BindingModule(self.model, config, self.table.prevalence)
         checkpoint = _newest(out) if out and resume else None
         self.model.train()  # one that was loaded predicts

@@ -66,7 +66,8 @@ class BindingModule(L.LightningModule):
         shown = self._shown(batch.regions, place)
         loss = self.loss(shown)
         if is_logged(self.trainer, batch_idx):
-            self.log("loss", loss.detach())
+            several = self.trainer.world_size > 1
+            self.log("loss", batch.weight * loss.detach(), sync_dist=several)
         return batch.weight * loss + self.model.penalty()
 
     def _shown(self, regions: RegionBatch, place: tuple[int, int, int]) -> RegionBatch:
@@ -140,7 +141,7 @@ def only_cells_train(model: BindingModel) -> None:
     model.null_cell.requires_grad_(True)
 
 
-class KeepBest(L.Callback):
+class KeepBestAupr(L.Callback):
     """The weights of the highest validation AUPR; stops when it rises no more.
 
     The model is small: its best weights stay in memory, and in every checkpoint. The first process

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scfm.tools.ontology_labels import map_labels
     from scfm.tools.perturbation import finetune_perturbation, perturb
     from scfm.tools.tf_activity import tf_activity
+    from scfm.tools.tfbinding_training import finetune_tfbinding
     from scfm.tools.type_calibration import calibrate
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "embed",
     "export_model",
     "finetune_perturbation",
+    "finetune_tfbinding",
     "gene_embedding",
     "gene_modules",
     "generate",
@@ -48,6 +50,7 @@ _LAZY = {
     "embed": "scfm.tools.embedding",
     "export_model": "scfm.tools.export_model",
     "finetune_perturbation": "scfm.tools.perturbation",
+    "finetune_tfbinding": "scfm.tools.tfbinding_training",
     "gene_embedding": "scfm.tools.gene_embeddings",
     "gene_modules": "scfm.tools.module_activity",
     "generate": "scfm.tools.generated_cells",

@@ -21,6 +21,7 @@ from scfm.data.region_file import open_region_file
 from scfm.data.region_split import RegionSplit
 from scfm.errors import ConfigError, InputError, LabelError
 from scfm.evaluate.provenance import PACKAGES
+from scfm.evaluate.tf_cells import standardised
 from scfm.evaluate.tfbinding import (
     SCFAN,
     BindingEvaluationConfig,
@@ -39,6 +40,10 @@ from scfm.tools.tf_prediction import as_binding, binding_id, open_for
 from scfm.tools.tfbinding_training import split_of
 from scfm.version import __version__
 
+TOLD_TYPES = (
+    "The groups whose accessibility the model reads are the very types that clusters of cells are "
+    "held against: activities were told them, LSI was not."
+)
 SPLIT_KEYS = ("training_chroms", "validation_chroms", "test_chroms", "held_out_groups")
 
 
@@ -104,6 +109,8 @@ def evaluate_binding(
         facts={"name": Path(data.path).name},
         on_progress=on_progress,
     )
+    if cells is not None and data.label_key == data.group_key and examples.groups:
+        found = replace(found, notes=[*found.notes, TOLD_TYPES])
     networks = {"scfm": network, **others}
     return found, calibration, _provenance(data, networks, motifs)
 
@@ -177,7 +184,7 @@ def judged_cells(
     ):
         how = ActivityConfig(method=method, seed=config.seed, batch_size=config.batch_size)
         values = activities(data.path, model, how, places).values
-        found[f"activity_{method}"] = (name, note, values)
+        found[f"activity_{method}"] = (name, note, standardised(values))
     note = "latent semantic indexing of the peaks themselves, no DNA"
     with file.open_counts(layer=data.layer) as source:
         found["lsi"] = ("LSI", note, lsi(source, seed=config.seed))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from scfm.errors import LabelError
-from scfm.evaluate.tf_cells import cell_scores
+from scfm.evaluate.tf_cells import cell_scores, standardised
 
 
 @pytest.fixture
@@ -32,3 +32,11 @@ def test_cells_without_a_type_are_left_out(types, rng):
     assert found.ari.value == pytest.approx(1)
     with pytest.raises(LabelError, match="1 type"):
         cell_scores({"a": ("A", "", values)}, np.full(90, "B"), n_runs=1)
+
+
+def test_standardised():
+    values = np.array([[1.0, 5, 2], [3, 5, np.nan], [5, 5, 4]])
+    found = standardised(values)
+    np.testing.assert_allclose(found[:, 0], [-(1.5**0.5), 0, 1.5**0.5])
+    assert (found[:, 1] == 0).all()
+    np.testing.assert_allclose(found[:, 2], [-1, 0, 1])

@@ -135,7 +135,9 @@ def test_no_activation_is_called_as_a_function():
 
 def test_conditioning_begins_at_nothing(rng):
     plain = model_of("exponential")
+    plain.provenance = {"made_by": "a test"}
     conditioned = with_cells(plain, 6).eval()
+    assert conditioned.provenance == plain.provenance
     batch = windows(rng, plain.config)
     cell, has_cell = torch.randn(5, 6), torch.tensor([True, False, True, True, False])
     wanted = plain(batch.sequence, batch.signal)

@@ -196,7 +196,6 @@ def test_cells_only_leaves_the_rest_as_it_was(rng):
     plain.provenance = {"made_by": "a test"}
     before = {k: v.clone() for k, v in plain.state_dict().items()}
     model = with_cells(plain, 4)
-    model.provenance = plain.provenance
     config = dataclasses.replace(
         SHORT, cells_only=True, stopping=StoppingConfig(patience=0), optim=OptimConfig(lr=0.05)
     )

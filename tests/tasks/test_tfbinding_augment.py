@@ -185,7 +185,11 @@ def loss_of(model):
 def test_attack_stays_in_bounds_and_raises_the_loss(model, rng):
     batch, config = numbered(rng), AdversaryConfig(kind="pgd", eps=0.1, steps=4)
     before = {k: v.clone() for k, v in model.state_dict().items()}
+    passes = []
+    hook = model.register_forward_hook(lambda *_: passes.append(1))
     found = attacked(model, loss_of(model), batch, config)
+    hook.remove()
+    assert len(passes) == config.steps
     assert model.training
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())  # norms too
     assert all(p.grad is None for p in model.parameters())

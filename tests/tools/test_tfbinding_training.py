@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -140,3 +143,22 @@ def test_without_data_or_run(tmp_path, capsys):
     assert "Name their file" in capsys.readouterr().err
     assert finetune("--out", tmp_path / "run", "--resume") == 2
     assert "is no run folder" in capsys.readouterr().err
+
+
+@pytest.mark.multiprocess
+def test_two_processes_make_a_run(file, tmp_path):
+    """The norms' statistics are each process's own, so only the beginning is one process's."""
+    assert finetune(file, "--out", tmp_path / "one", *CHROMS, *sets(SMALL)) == 0
+    command = [sys.executable, "-m", "scfm.cli", "finetune", "tfbinding", str(file), "--out"]
+    command += [str(tmp_path / "two"), *CHROMS, *sets([*SMALL, "train.devices=2"])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    one, two = (read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "two"))
+    assert one[0] == two[0]
+    assert [row["step"] for row in one] == [row["step"] for row in two]
+    for ours, theirs in zip(one[1:], two[1:], strict=True):
+        assert float(theirs["loss"]) == pytest.approx(float(ours["loss"]), rel=0.25)
+    assert load_binding(tmp_path / "two").tasks == ("AP1", "SP1")
+    metrics = [json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("one", "two")]
+    assert metrics[0]["n_bound_examples"] == metrics[1]["n_bound_examples"]
