@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from scfm.data.counts import CellSource
 from scfm.data.genome_regions import GroupSignal
-from scfm.data.metacells import log_rate, pool_counts
+from scfm.data.metacells import cell_depth, log_rate, pool_counts
 from scfm.data.region_file import RegionFile
 from scfm.data.split import group_codes
 from scfm.errors import CountsError, LabelError, ScfmWarning
@@ -54,8 +54,12 @@ def group_signal(
         if not binarised:
             refuse_binarised(source)
             warn_if_unsaid(counting, source)
-        sums = pool_counts(members, source)
-    depth = np.asarray(sums.sum(axis=1), dtype=np.float64).ravel()
+        if group_key == EACH_ROW:
+            rate, depth = _rate_of_rows(source, kept, width)
+        else:
+            sums = pool_counts(members, source)
+            depth = cell_depth(sums)
+            rate = sp.csr_matrix(log_rate(sums, width, depth)[:, kept])
     empty = [name for name, total in zip(names, depth, strict=True) if total == 0]
     if empty:
         raise CountsError(
@@ -65,13 +69,28 @@ def group_signal(
     embedding, has = (None, None) if cell_key is None else _mean(file.embedding(cell_key), members)
     signal = GroupSignal(
         names=names,
-        log_rate=sp.csr_matrix(log_rate(sums, width, depth)[:, kept]),
+        log_rate=rate,
         depth=depth,
         n_cells=np.diff(members.indptr),
         embedding=embedding,
         has_embedding=has,
     )
     return signal, groups
+
+
+def _rate_of_rows(
+    source: CellSource, kept: np.ndarray, width: np.ndarray
+) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Every row's signal, and its counts; rows may be many, so no count is held twice."""
+    rates, depths = [], []
+    for rows in source.chunks(LOOKED_AT):
+        counts = sp.csr_matrix(
+            (rows.counts, rows.indices, rows.indptr), shape=(rows.n_cells, len(width))
+        )
+        depths.append(cell_depth(counts))
+        rate = log_rate(counts, width, depths[-1])
+        rates.append(rate if len(kept) == len(width) else rate[:, kept])
+    return sp.csr_matrix(sp.vstack(rates, format="csr")), np.concatenate(depths)
 
 
 def _groups(file: RegionFile, key: str) -> tuple[pd.Series, tuple[str, ...], np.ndarray]:

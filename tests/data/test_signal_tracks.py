@@ -112,6 +112,8 @@ def test_tracks_of_regions(tmp_path, rng, values):
     batch = regions.batch(region, np.array([0, 1]))
     chrom = np.array([0, 1])
     assert (batch.signal[:, 1] == expected(values, chrom, regions.start[region], 20)).all()
+    there = pickle.loads(pickle.dumps(regions)).batch(region, np.array([0, 1]))
+    assert (there.signal == batch.signal).all()
     alone = open_regions(peaks, tracks={"b": path}, require_sequence=False)
     assert alone.groups == ()
     assert alone.tracks == ("b",)
