@@ -121,7 +121,7 @@ WINDOW_ARMS: dict[str, tuple[Callable[[SequenceRegions], BindingModel], BindingT
 }
 
 EVOAUG = AugmentConfig(deletion=20, insertion=20, shift=20, mutation=0.05, at_once=2)
-IRF1_STEPS, IRF1_FINE = 344, 86  # 8 and 2 epochs of 2,724 windows by 64
+IRF1_STEPS, IRF1_FINE = 510, 170  # 6 and 2 epochs of 2,724 windows by 32
 
 
 def irf1_arms() -> dict[str, tuple[Callable[[SequenceRegions], BindingModel], BindingTraining]]:
@@ -145,9 +145,9 @@ def irf1_arms() -> dict[str, tuple[Callable[[SequenceRegions], BindingModel], Bi
             examples.tasks,
         )
 
-    plain = training(IRF1_STEPS + IRF1_FINE, 64, lr=2e-3, every=43)
+    plain = training(IRF1_STEPS + IRF1_FINE, 32, lr=2e-3, every=85)
     augmented = replace(
-        training(IRF1_STEPS, 64, lr=2e-3, every=43),
+        training(IRF1_STEPS, 32, lr=2e-3, every=85),
         augment=EVOAUG,
         fine_tuning=FineTuningConfig(steps=IRF1_FINE, lr_share=0.1),
     )

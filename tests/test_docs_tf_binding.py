@@ -68,7 +68,7 @@ def scfm(line: str) -> None:
 
 
 def _smaller(found: re.Match) -> str:
-    return f"{found[1]}{int(found[2]) // SCALE}-{int(found[3]) // SCALE + 1}"
+    return f"{found[1]}{int(found[2]) // SCALE}-{int(found[3]) // SCALE}"
 
 
 @pytest.mark.filterwarnings("ignore::scfm.errors.ScfmWarning")

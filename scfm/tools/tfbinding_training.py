@@ -23,6 +23,7 @@ from scfm.data.region_split import (
     TEST,
     VALIDATION,
     RegionSplit,
+    bare,
     split_regions,
     stretch_of,
 )
@@ -82,7 +83,8 @@ def finetune_tfbinding(
     fitted = fit_binding(model, examples, split, run, out=out, resume=resume)
     if rank():
         return {}
-    scores = part_scores(fitted.model, examples, split)
+    has_gpu = run.train.accelerator != "cpu" and torch.cuda.is_available()
+    scores = part_scores(fitted.model, examples, split, device="cuda" if has_gpu else None)
     fitted.model.provenance = {
         "made_by": f"scfm {__version__} finetune tfbinding",
         "data": data_facts(run.data, examples),
@@ -167,9 +169,9 @@ def split_of(examples: RegionExamples, config: SplitConfig) -> RegionSplit:
 
 def _others(examples: RegionExamples, is_used: np.ndarray, names: list[str]) -> tuple[str, ...]:
     """Chromosomes in use that are not named, with or without "chr"."""
-    named = {name.lower().removeprefix("chr") for name in names}
+    named = {bare(name) for name in names}
     used = sorted({str(name) for name in np.unique(examples.chrom[is_used])})
-    return tuple(name for name in used if name.lower().removeprefix("chr") not in named)
+    return tuple(name for name in used if bare(name) not in named)
 
 
 def _model(run: BindingRun, examples: RegionExamples) -> BindingModel:
@@ -196,7 +198,11 @@ def _cell_width(examples: RegionExamples) -> int:
 
 
 def part_scores(
-    model: BindingModel, examples: RegionExamples, split: RegionSplit
+    model: BindingModel,
+    examples: RegionExamples,
+    split: RegionSplit,
+    *,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Scores on validation and test chromosomes; in held-out groups too, where there are any."""
     parts = split.part_of(examples.chrom, examples.start, examples.end)
@@ -208,7 +214,7 @@ def part_scores(
     for name, part, in_held_out in asked:
         is_group = None if held_out is None else held_out == in_held_out
         region, group = pairs(examples, numbers(examples, parts == part, is_group))
-        logits = predict_logits(model, examples, region, group)
+        logits = predict_logits(model, examples, region, group, device=device)
         found[name] = task_scores(logits, examples.labels(region, group), model.tasks).to_dict()
         found[name]["n_windows"] = len(region)
     return found
