@@ -42,7 +42,7 @@ from scfm.evaluate.ranking import ranking
 from scfm.evaluate.tf_cells import cell_scores, standardised
 from scfm.tasks.tf_activity import deviations, open_peaks
 from scfm.tasks.tf_names import tf_of
-from scfm.tools.tf_activity import peak_totals
+from scfm.tools.tf_activities import peak_totals
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "tf"
 LINES, MARROW = "scatac_gm12878_h1_50cells_chip.h5ad", "scatac_human_marrow_14k.h5ad"

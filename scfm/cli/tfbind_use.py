@@ -113,7 +113,7 @@ def activity(
 
     Memory does not grow with the counts: they are read a chunk of cells at a time.
     """
-    from scfm.tools.tf_activity import ActivityConfig, ActivityData, tf_activity_file
+    from scfm.tools.tf_activities import ActivityConfig, ActivityData, tf_activity_file
     from scfm.tools.tf_prediction import as_binding
 
     network = as_binding(model, device)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scfm.tools.module_activity import gene_modules
     from scfm.tools.ontology_labels import map_labels
     from scfm.tools.perturbation import finetune_perturbation, perturb
-    from scfm.tools.tf_activity import tf_activity
+    from scfm.tools.tf_activities import tf_activity
     from scfm.tools.tfbinding_training import finetune_tfbinding
     from scfm.tools.type_calibration import calibrate
 
@@ -58,7 +58,7 @@ _LAZY = {
     "perturb": "scfm.tools.perturbation",
     "perturb_in_silico": "scfm.tools.in_silico",
     "score": "scfm.tools.label_scores",
-    "tf_activity": "scfm.tools.tf_activity",
+    "tf_activity": "scfm.tools.tf_activities",
 }
 
 

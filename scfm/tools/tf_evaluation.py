@@ -35,7 +35,7 @@ from scfm.model.dna_config import BindingConfig
 from scfm.tasks.tf_calibration import BindingCalibration
 from scfm.tasks.tfbinding import fit_binding
 from scfm.tasks.tfbinding_run import BindingTraining, SplitConfig
-from scfm.tools.tf_activity import ActivityConfig, ActivityData, activities
+from scfm.tools.tf_activities import ActivityConfig, ActivityData, activities
 from scfm.tools.tf_prediction import as_binding, binding_id, open_for
 from scfm.tools.tfbinding_training import split_of
 from scfm.version import __version__

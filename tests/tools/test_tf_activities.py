@@ -13,8 +13,8 @@ from scfm.model.dna_folder import save_binding
 from scfm.tasks.tf_activity import deviations, open_peaks, top2_shares
 from scfm.tasks.tf_calibration import BindingCalibration
 from scfm.tasks.tfbinding import predict_logits
-from scfm.tools import tf_activity as tool
-from scfm.tools.tf_activity import ActivityConfig, ActivityData, tf_activity, tf_activity_file
+from scfm.tools import tf_activities as tool
+from scfm.tools.tf_activities import ActivityConfig, ActivityData, tf_activity, tf_activity_file
 from tests.toys_peaks import toy_binding, toy_peaks
 
 
