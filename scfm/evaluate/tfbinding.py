@@ -133,9 +133,10 @@ def model_scores(
     config: BindingEvaluationConfig,
     on_progress: Progress,
 ) -> Scored:
-    """A network's logits at the judged regions."""
+    """A network's logits at the judged regions; none for TFs that no seen group has labels of."""
     score = np.full(found.labels.shape, np.nan, dtype=np.float32)
-    position = {task: i for i, task in enumerate(model.tasks)}
+    taught = taught_tasks(found)
+    position = {task: i for i, task in enumerate(model.tasks) if task in taught}
     device = next(model.parameters()).device
     for number, group in enumerate(found.groups):
         same = np.full(len(found.region), group, dtype=np.int64)
@@ -149,6 +150,11 @@ def model_scores(
     name = {NAME: "scfm", SCFAN: "scFAN network"}.get(key, key)
     what = "DNA alone" if not model.config.n_tracks else "DNA and accessibility"
     return Scored(key, name, kind, f"{model.config.family}, {what}", score)
+
+
+def taught_tasks(found: Judged) -> set[str]:
+    """Those with labels in a group that is not held out: of others a network knows nothing."""
+    return {pair.task for pair in found.pairs if not pair.is_held_out}
 
 
 def _networks(
@@ -173,7 +179,13 @@ def _with_baselines(
     on_progress: Progress,
 ) -> tuple[list[Scored], list[str]]:
     """All methods, and what has to be said of those that are missing."""
-    notes = []
+    notes, taught = [], taught_tasks(found)
+    untaught = list(dict.fromkeys(p.task for p in found.pairs if p.task not in taught))
+    if untaught:
+        notes.append(
+            f"No group of cells that is not held out has labels of {', '.join(untaught)}: networks "
+            "say nothing of these."
+        )
     model, others = methods[0], by_other_cells(examples, found)
     if others.is_there.any():
         methods = [*methods, others, combined(found, model, _as_log_odds(others))]

@@ -156,6 +156,25 @@ def test_groups_quadrants_and_accessibility(rng):
     assert found.headline.method("accessibility").scores["auroc"].value > 0.7
 
 
+def test_networks_say_nothing_of_tfs_they_were_not_taught(rng):
+    """SP1 has labels in the held-out group alone."""
+
+    class Untaught(SixChromosomes):
+        def labels(self, region, group):
+            found = super().labels(region, group)
+            found[np.asarray(group) == 0, 1] = -1
+            return found
+
+    data = Untaught.drawn(rng)
+    split = replace(SPLIT, held_out_groups=("B",))
+    config = BindingEvaluationConfig(n_bootstrap=5)
+    found, _ = evaluate_tfbinding(data, tiny(data.tasks, n_tracks=1), split, config=config)
+    assert found.headline.method("accessibility").n_pairs == 2
+    assert found.model.n_pairs == 1
+    assert found.headline.n_shared["accessibility"] == 1
+    assert any("labels of SP1: networks say nothing" in note for note in found.notes)
+
+
 def test_a_group_is_not_judged_by_its_own_labels(rng):
     """Two groups with the same labels are one cell type: nothing is left to average."""
     data = SixChromosomes.drawn(rng)
