@@ -39,7 +39,7 @@ from scfm.data.regions import Regions, read_regions
 from scfm.data.write import atomic_path
 from scfm.evaluate.motif_deviations import chromvar_deviations
 from scfm.evaluate.ranking import ranking
-from scfm.evaluate.tf_cells import cell_scores, standardised
+from scfm.evaluate.tf_cells import cell_scores, standardised, unit_rows
 from scfm.tasks.tf_activity import deviations, open_peaks
 from scfm.tasks.tf_names import tf_of
 from scfm.tools.tf_activities import peak_totals
@@ -150,7 +150,7 @@ def marrow(data: Path) -> dict[str, Any]:
         activity = np.concatenate(parts)
     scores = cell_scores(
         {
-            "lsi": ("LSI", "", vectors),
+            "lsi": ("LSI", "", unit_rows(vectors)),
             "deviations": ("ChIP deviations", "", standardised(z)),
             "activities": ("ChIP activities", "", standardised(activity)),
         },
@@ -167,6 +167,7 @@ def marrow(data: Path) -> dict[str, Any]:
         "pooled_counts_kept": float(profiles.sum() / depth.sum()),
         "ari": {s.key: [round(x, 3) for x in (s.ari.value, s.ari.low, s.ari.high)] for s in scores},
         "nmi": {s.key: [round(x, 3) for x in (s.nmi.value, s.nmi.low, s.nmi.high)] for s in scores},
+        "leiden_ari_nmi": {s.key: [round(x, 3) for x in s.leiden or ()] for s in scores},
         "highest_spi1_z": highest(z[:, tfs.index("SPI1")], types),
         "seconds": {key: round(value, 1) for key, value in seconds.items()},
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),

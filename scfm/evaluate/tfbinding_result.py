@@ -76,13 +76,18 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CellScores:
-    """How clusters of one representation agree with the cells' types."""
+    """How clusters of one representation agree with the cells' types.
+
+    ``ari`` and ``nmi`` are of k-means with as many clusters as types, intervals over its starts;
+    ``leiden`` are both of Leiden clusters at the resolution of highest NMI, None without igraph.
+    """
 
     key: str
     name: str
     note: str
     ari: Interval
     nmi: Interval
+    leiden: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,13 @@ class BindingEvaluation:
         gap, n = here.versus[best.key], here.n_shared[best.key]
         spread = f"difference {gap.value:+.3f}, {gap.low:+.3f} to {gap.high:+.3f}"
         where = f"on {here.name}, over {n} pair{'s' * (n != 1)} of TF and cells"
+        if gap.low == gap.high:
+            ahead = "above" if gap.value > 0 else "not above"
+            return (
+                f"{model.name} is {ahead} every baseline on the one chromosome that was judged, "
+                f"which gives no interval: AUPR {gap.value:+.3f} from the nearest, {best.name} "
+                f"({where})."
+            )
         if gap.low > 0:
             return (
                 f"{model.name} wins: its AUPR is above that of every baseline, the nearest being "
@@ -156,9 +168,10 @@ class BindingEvaluation:
             values = "  ".join(f"{m.scores[name].value:>17.3f}" for name in names)
             lines.append(f"{m.name:<{width}}  {m.n_pairs:>5}  {values}")
         if self.cells:
-            width = max(len(one.name) for one in self.cells)
-            lines += ["", f"{'clusters of cells':<{width}}  {'ARI':>7}  {'NMI':>7}"]
-            lines += [
-                f"{c.name:<{width}}  {c.ari.value:>7.3f}  {c.nmi.value:>7.3f}" for c in self.cells
-            ]
+            width = max(len("clusters of cells"), *(len(one.name) for one in self.cells))
+            head = "  ".join(f"{x:>10}" for x in ("ARI", "NMI", "ARI Leiden", "NMI Leiden"))
+            lines += ["", f"{'clusters of cells':<{width}}  {head}"]
+            for c in self.cells:
+                values = (c.ari.value, c.nmi.value, *(c.leiden or ()))
+                lines.append(f"{c.name:<{width}}  " + "  ".join(f"{x:>10.3f}" for x in values))
         return "\n".join([self.verdict, *lines])

@@ -21,7 +21,7 @@ from scfm.data.region_file import open_region_file
 from scfm.data.region_split import RegionSplit
 from scfm.errors import ConfigError, InputError, LabelError
 from scfm.evaluate.provenance import PACKAGES
-from scfm.evaluate.tf_cells import standardised
+from scfm.evaluate.tf_cells import standardised, unit_rows
 from scfm.evaluate.tfbinding import (
     SCFAN,
     BindingEvaluationConfig,
@@ -187,7 +187,7 @@ def judged_cells(
         found[f"activity_{method}"] = (name, note, standardised(values))
     note = "latent semantic indexing of the peaks themselves, no DNA"
     with file.open_counts(layer=data.layer) as source:
-        found["lsi"] = ("LSI", note, lsi(source, seed=config.seed))
+        found["lsi"] = ("LSI", note, unit_rows(lsi(source, seed=config.seed)))
     return JudgedCells(np.asarray(types.where(types.notna(), "").astype(str)), found)
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from scfm.errors import LabelError
-from scfm.evaluate.tf_cells import cell_scores, standardised
+from scfm.evaluate.tf_cells import cell_scores, standardised, unit_rows
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def test_clusters_of_what_tells_types_apart(types, rng):
     }
     assert found["a"].ari.value == pytest.approx(1)
     assert found["a"].nmi.value == pytest.approx(1)
+    assert found["a"].leiden == pytest.approx((1, 1))
     assert abs(found["b"].ari.value) < 0.1
 
 
@@ -32,6 +33,12 @@ def test_cells_without_a_type_are_left_out(types, rng):
     assert found.ari.value == pytest.approx(1)
     with pytest.raises(LabelError, match="1 type"):
         cell_scores({"a": ("A", "", values)}, np.full(90, "B"), n_runs=1)
+
+
+def test_unit_rows(rng):
+    values = rng.normal(size=(5, 3))
+    np.testing.assert_allclose(np.linalg.norm(unit_rows(values), axis=1), 1)
+    np.testing.assert_allclose(unit_rows(3 * values), unit_rows(values))
 
 
 def test_standardised():
