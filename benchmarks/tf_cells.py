@@ -29,10 +29,9 @@ import numpy as np
 import scipy.sparse as sp
 from measure import commit, machine
 
-from scfm.data.counts import CellSource
 from scfm.data.lsi import lsi
 from scfm.data.matched_peaks import matched_peaks
-from scfm.data.metacells import pool_counts, pooled
+from scfm.data.metacells import cell_depth, pool_counts, pooled
 from scfm.data.region_examples import open_regions
 from scfm.data.region_file import open_region_file
 from scfm.data.regions import Regions, read_regions
@@ -42,13 +41,12 @@ from scfm.evaluate.ranking import ranking
 from scfm.evaluate.tf_cells import cell_scores, standardised, unit_rows
 from scfm.tasks.tf_activity import deviations, open_peaks
 from scfm.tasks.tf_names import tf_of
-from scfm.tools.tf_activities import peak_totals
+from scfm.tools.tf_activities import count_chunks, peak_totals
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "tf"
 LINES, MARROW = "scatac_gm12878_h1_50cells_chip.h5ad", "scatac_human_marrow_14k.h5ad"
 WINDOWS = "windows_hg19_100bp_labels.npz"
 POOLED = (1, 2, 5, 10, 25)
-CELLS_AT_ONCE = 2048
 TYPES = "BioClassification"
 
 
@@ -130,7 +128,7 @@ def marrow(data: Path) -> dict[str, Any]:
     with file.open_counts(backed=True) as source:
         with timed(seconds, "pooled by type"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            depth = np.concatenate([np.asarray(rows.sum(1)).ravel() for rows in chunks(source)])
+            depth = np.concatenate([cell_depth(rows) for rows in count_chunks(source)])
             groups = pooled(depth, groups=types, target_depth=500_000)
             profiles = pool_counts(groups.members, source)
         with timed(seconds, "LSI"):
@@ -139,13 +137,13 @@ def marrow(data: Path) -> dict[str, Any]:
         background = matched_peaks(totals, regions.gc, n=50, seed=0)
         with timed(seconds, "deviations"):
             bound = sp.csr_matrix((np.nan_to_num(share) > 0).astype(np.float64))
-            z = chromvar_deviations(lambda: chunks(source), bound, background).z
+            z = chromvar_deviations(lambda: count_chunks(source), bound, background).z
         with timed(seconds, "activities"):
             known = np.flatnonzero(~np.isnan(share[:, 0]))
             within = matched_peaks(totals[known], regions.gc[known], n=50, seed=0)
             parts = [
                 deviations(open_peaks(sp.csr_matrix(rows[:, known])), share[known], within)
-                for rows in chunks(source)
+                for rows in count_chunks(source)
             ]
         activity = np.concatenate(parts)
     scores = cell_scores(
@@ -191,13 +189,6 @@ class timed:  # noqa: N801 a context manager, spelled as contextlib spells its o
 
     def __exit__(self, *_: object) -> None:
         self.seconds[self.name] = time.perf_counter() - self.start
-
-
-def chunks(source: CellSource) -> Iterator[sp.csr_matrix]:
-    """Counts of all cells, some rows at a time."""
-    for rows in source.chunks(CELLS_AT_ONCE):
-        shape = (rows.n_cells, len(source.var))
-        yield sp.csr_matrix((rows.counts.astype(np.float64), rows.indices, rows.indptr), shape)
 
 
 def other_cells_chip(path: Path, regions: Regions) -> tuple[np.ndarray, list[str]]:

@@ -130,7 +130,8 @@ def hit_threshold(matrix: LogOdds, p: float = HIT_P) -> float:
     reached = np.flatnonzero(at_least <= p)
     # a short motif has no score so rare: then only its very best word is a hit
     first = int(reached[0]) if len(reached) else len(chance) - 1
-    return float((first + low.sum()) * STEP)
+    # a score may lie below its rounded one by half a step in every column
+    return float((first + low.sum() - matrix.shape[1] / 2) * STEP)
 
 
 def _information(matrix: Float[np.ndarray, "4 width"]) -> float:

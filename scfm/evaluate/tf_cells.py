@@ -8,6 +8,7 @@ of the neighbour graph; never of a picture such as t-SNE, which flatters.
 """
 
 import importlib.util
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -34,6 +35,7 @@ def cell_scores(
     Cells without a type ("") are left out. Raises LabelError for fewer than two types.
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     kept = np.asarray(types).astype(str) != ""
@@ -47,10 +49,13 @@ def cell_scores(
     found = []
     for key, (name, note, values) in representations.items():
         x = _reduced(np.asarray(values, dtype=np.float64)[kept], seed)
-        runs = [
-            KMeans(n_clusters=k, n_init="auto", random_state=seed + run).fit_predict(x)
-            for run in range(n_runs)
-        ]
+        with warnings.catch_warnings():
+            # fewer distinct cells than types: fewer clusters, which the scores tell by themselves
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            runs = [
+                KMeans(n_clusters=k, n_init="auto", random_state=seed + run).fit_predict(x)
+                for run in range(n_runs)
+            ]
         ari = [float(adjusted_rand_score(labels, clusters)) for clusters in runs]
         nmi = [float(normalized_mutual_info_score(labels, clusters)) for clusters in runs]
         leiden = _leiden(x, labels, seed)

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int8, UInt8
 
+from scfm.data.nucleotides import UNKNOWN, codes_of_one_hot
 from scfm.data.region_examples import RegionExamples
 from scfm.data.region_split import TRAINING, VALIDATION
 from scfm.evaluate.tfbinding_pairs import Judged
@@ -52,7 +53,7 @@ def look(
 ) -> Seen:
     """Read every judged window once a group; mean of the first track over the window."""
     n, groups = len(found.region), found.groups
-    codes = np.full((n, examples.length), 4, dtype=np.uint8)
+    codes = np.full((n, examples.length), UNKNOWN, dtype=np.uint8)
     accessibility = {group: np.zeros(n, dtype=np.float32) for group in groups}
     read = groups if examples.tracks else groups[:1]
     for number, group in enumerate(read):
@@ -61,12 +62,22 @@ def look(
             region = found.region[rows]
             batch = examples.batch(region, np.full(len(region), group, dtype=np.int64))
             if number == 0:
-                is_known = batch.sequence.max(axis=1) > 0
-                codes[rows] = np.where(is_known, batch.sequence.argmax(axis=1), 4)
+                codes[rows] = codes_of_one_hot(batch.sequence, "windows")
             if examples.tracks:
                 accessibility[group][rows] = batch.signal[:, 0].mean(axis=-1)
             on_progress(number * n + start + len(region), len(read) * n)
     return Seen(codes, accessibility if examples.tracks else {})
+
+
+def window_codes(examples: RegionExamples) -> UInt8[np.ndarray, "region base"]:
+    """DNA of all windows."""
+    group = 0 if examples.groups else -1
+    codes = np.full((examples.n_regions, examples.length), UNKNOWN, dtype=np.uint8)
+    for start in range(0, examples.n_regions, AT_ONCE):
+        region = np.arange(start, min(start + AT_ONCE, examples.n_regions))
+        batch = examples.batch(region, np.full(len(region), group, dtype=np.int64))
+        codes[region] = codes_of_one_hot(batch.sequence, "windows")
+    return codes
 
 
 def by_prevalence(found: Judged) -> Scored:

@@ -4,7 +4,7 @@ in   peaks x cells, a model of TF binding
 out  obsm["X_tf_activity"], uns["tf_names"], uns["tf_activity"]
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from scipy.special import expit
 from scfm.data.counts import CellSource, CountRows
 from scfm.data.genome_regions import GenomeRegions
 from scfm.data.matched_peaks import N_BACKGROUNDS, matched_peaks
+from scfm.data.nucleotides import gc_share
 from scfm.data.region_examples import RegionExamples
 from scfm.data.region_file import RegionFile, open_region_file
 from scfm.data.region_groups import EACH_ROW
@@ -25,6 +26,7 @@ from scfm.data.regions import read_regions
 from scfm.data.split import group_codes
 from scfm.data.write import SafeFile, put, write_annotated
 from scfm.errors import ConfigError, InputError, LabelError
+from scfm.evaluate.tfbinding_baselines import window_codes
 from scfm.model.dna import BindingModel
 from scfm.tasks.tf_activity import METHODS, deviations, open_peaks, top2_shares
 from scfm.tasks.tf_calibration import BindingCalibration
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 CELLS_AT_ONCE = 2048
-WINDOWS_AT_ONCE = 4096
 FEWEST_CELLS = 2
 Progress = Callable[[int, int], None]
 
@@ -248,7 +249,7 @@ def activities(
         totals = peak_totals(source)
         background = matched_peaks(
             totals[row],
-            _gc_of(examples) if gc is None else gc[row],
+            gc_share(window_codes(examples)) if gc is None else gc[row],
             n=how.n_backgrounds,
             seed=how.seed,
         )
@@ -285,19 +286,10 @@ def peak_totals(source: CellSource) -> Float[np.ndarray, " peak"]:
     return totals
 
 
-def _gc_of(examples: RegionExamples) -> Float[np.ndarray, " region"]:
-    """Share of G and C among the known bases of each window; NaN where none is known."""
-    found = np.empty(examples.n_regions)
-    group = 0 if examples.groups else -1
-    for start in range(0, examples.n_regions, WINDOWS_AT_ONCE):
-        region = np.arange(start, min(start + WINDOWS_AT_ONCE, examples.n_regions))
-        sequence = examples.batch(region, np.full(len(region), group)).sequence
-        bases = sequence.sum(axis=2)
-        known = bases.sum(axis=1)
-        share = np.full(len(region), np.nan)
-        np.divide(bases[:, 1] + bases[:, 2], known, out=share, where=known > 0)
-        found[region] = share
-    return found
+def count_chunks(source: CellSource) -> Iterator[sp.csr_matrix]:
+    """Counts of all cells, some rows at a time."""
+    for rows in source.chunks(CELLS_AT_ONCE):
+        yield _csr(rows, len(source.var))
 
 
 def _cell_groups(

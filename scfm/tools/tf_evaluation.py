@@ -12,14 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 import torch
+from jaxtyping import Float
 
+from scfm.data.counts import CellSource
 from scfm.data.fingerprint import sha256
+from scfm.data.genome_regions import GenomeRegions
 from scfm.data.lsi import lsi
-from scfm.data.region_examples import RegionExamples
+from scfm.data.matched_peaks import N_BACKGROUNDS, matched_peaks
+from scfm.data.nucleotides import gc_share
+from scfm.data.region_examples import RegionExamples, SequenceRegions
 from scfm.data.region_file import open_region_file
 from scfm.data.region_split import RegionSplit
 from scfm.errors import ConfigError, InputError, LabelError
+from scfm.evaluate.motif_deviations import chromvar_deviations
+from scfm.evaluate.motif_hits import Motifs, best_hits, hit_threshold, read_motifs
 from scfm.evaluate.provenance import PACKAGES
 from scfm.evaluate.tf_cells import standardised, unit_rows
 from scfm.evaluate.tfbinding import (
@@ -29,13 +37,21 @@ from scfm.evaluate.tfbinding import (
     Progress,
     evaluate_tfbinding,
 )
+from scfm.evaluate.tfbinding_baselines import window_codes
 from scfm.evaluate.tfbinding_result import BindingEvaluation
 from scfm.model.dna import BindingModel
 from scfm.model.dna_config import BindingConfig
 from scfm.tasks.tf_calibration import BindingCalibration
+from scfm.tasks.tf_names import tf_of
 from scfm.tasks.tfbinding import fit_binding
 from scfm.tasks.tfbinding_run import BindingTraining, SplitConfig
-from scfm.tools.tf_activities import ActivityConfig, ActivityData, activities
+from scfm.tools.tf_activities import (
+    ActivityConfig,
+    ActivityData,
+    activities,
+    count_chunks,
+    peak_totals,
+)
 from scfm.tools.tf_prediction import as_binding, binding_id, open_for
 from scfm.tools.tfbinding_training import split_of
 from scfm.version import __version__
@@ -51,7 +67,7 @@ SPLIT_KEYS = ("training_chroms", "validation_chroms", "test_chroms", "held_out_g
 class EvaluationData:
     """Where regions, labels and cells are: the arguments of ``scfm evaluate tfbinding``."""
 
-    path: str | Path
+    path: Any  # a file, or an AnnData in memory
     fasta: str | Path | None = None
     tracks: Mapping[str, Any] = field(default_factory=dict)
     group_key: str | None = None
@@ -99,14 +115,16 @@ def evaluate_binding(
         others[SCFAN] = as_binding(scfan, device)
     elif scfan_steps:
         others[SCFAN] = trained_scfan(examples, chosen, scfan_steps, config.seed, device)
-    cells = judged_cells(data, network, config) if data.label_key else None
+    cells = None
+    if data.label_key:
+        cells = judged_cells(data, network, config, examples, motifs)
     found, calibration = evaluate_tfbinding(
         *(examples, network, chosen),
         others=others,
         motifs=motifs,
         cells=cells,
         config=config,
-        facts={"name": Path(data.path).name},
+        facts={"name": _name(data.path)},
         on_progress=on_progress,
     )
     if cells is not None and data.label_key == data.group_key and examples.groups:
@@ -163,9 +181,16 @@ def trained_scfan(
 
 
 def judged_cells(
-    data: EvaluationData, model: BindingModel, config: BindingEvaluationConfig
+    data: EvaluationData,
+    model: BindingModel,
+    config: BindingEvaluationConfig,
+    examples: RegionExamples,
+    motifs: str | Path | None,
 ) -> JudgedCells:
-    """Activities by both methods and LSI of all cells. Raises LabelError, InputError."""
+    """Activities by both methods, motif deviations and LSI of all cells.
+
+    Raises LabelError, InputError.
+    """
     file = open_region_file(data.path)
     assert data.label_key is not None
     if data.label_key not in file.obs:
@@ -188,13 +213,42 @@ def judged_cells(
     note = "latent semantic indexing of the peaks themselves, no DNA"
     with file.open_counts(layer=data.layer) as source:
         found["lsi"] = ("LSI", note, unit_rows(lsi(source, seed=config.seed)))
+        if motifs is not None:
+            tfs = list(dict.fromkeys(map(tf_of, model.tasks)))
+            known = read_motifs(motifs, tfs)
+            if known.names:
+                z = motif_deviations(examples, source, known, config.seed)
+                note = "chromVAR's, of peaks with the motif of one of the model's TFs; no model"
+                found["motif_deviations"] = ("Motif deviations", note, standardised(z))
     return JudgedCells(np.asarray(types.where(types.notna(), "").astype(str)), found)
+
+
+def motif_deviations(
+    examples: RegionExamples, source: CellSource, motifs: Motifs, seed: int
+) -> Float[np.ndarray, "cell tf"]:
+    """z of chromVAR's deviations, of the peaks whose DNA is known."""
+    assert isinstance(examples, GenomeRegions | SequenceRegions), type(examples)
+    row, n_peaks = examples.source_row, len(source.var)
+    codes = window_codes(examples)
+    hits = best_hits(motifs, codes)
+    annotation = sp.lil_matrix((n_peaks, len(hits)))
+    for column, (tf, best) in enumerate(hits.items()):
+        annotation[row[best >= hit_threshold(motifs.log_odds[tf])], column] = 1
+    totals = peak_totals(source)
+    background = np.broadcast_to(np.arange(n_peaks), (N_BACKGROUNDS, n_peaks)).copy()
+    background[:, row] = row[matched_peaks(totals[row], gc_share(codes), seed=seed)]
+    return chromvar_deviations(lambda: count_chunks(source), annotation.tocsr(), background).z
+
+
+def _name(data: Any) -> str:
+    return Path(data).name if isinstance(data, str | Path) else "AnnData"
 
 
 def _provenance(
     data: EvaluationData, networks: Mapping[str, BindingModel], motifs: str | Path | None
 ) -> dict[str, Any]:
-    files = [Path(f) for f in (data.path, data.fasta, motifs) if f is not None]
+    given = (data.path, data.fasta, motifs)
+    files = [Path(f) for f in given if isinstance(f, str | Path)]
     return {
         "scfm": __version__,
         "weights sha256": {

@@ -75,9 +75,9 @@ def test_the_threshold_of_a_hit_is_that_of_all_words(rng):
         scores = (scores[:, None] + column).ravel()
     for p in (0.1, 0.01, 1e-3):
         threshold = hit_threshold(matrix, p)
-        assert (scores >= threshold + 0.03).mean() <= p
+        assert (scores >= threshold + 0.06).mean() <= p
         assert (scores >= threshold - 0.04).mean() > p
-    assert (scores >= hit_threshold(matrix, 1e-9) - 0.03).sum() >= 1
+    assert (scores >= hit_threshold(matrix, 1e-9)).sum() >= 1
 
 
 def test_packed_missing_and_wrong_files(path, tmp_path):

@@ -8,9 +8,11 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from scfm.data.region_examples import open_regions
 from scfm.data.region_sequences import SequenceRegions
 from scfm.data.region_split import RegionSplit
 from scfm.errors import LabelError
+from scfm.evaluate.ranking import ranking
 from scfm.evaluate.tfbinding import BindingEvaluationConfig, JudgedCells, evaluate_tfbinding
 from scfm.evaluate.tfbinding_baselines import by_accessibility, by_other_cells, by_prevalence, look
 from scfm.evaluate.tfbinding_pairs import judged
@@ -181,6 +183,30 @@ def test_a_group_is_not_judged_by_its_own_labels(rng):
     data.is_open[:, 1] = data.is_open[:, 0]
     found = judged(data, SPLIT, data.tasks, max_regions=10**6, seed=0)
     assert not by_other_cells(data, found).is_there.any()
+
+
+def test_other_cells_on_the_real_windows(shared_data):
+    """99 tasks of hg19 windows with two other cell types at least: the reference's numbers."""
+    if shared_data is None:
+        return
+    data = open_regions(shared_data / "tf" / "windows_hg19_100bp_labels.npz")
+    split = RegionSplit(
+        training_chroms=("chr3",),
+        validation_chroms=("chr11",),
+        test_chroms=("chr2", "chr9", "chr20"),
+    )
+    found = judged(data, split, data.tasks, max_regions=10**6, seed=0)
+    score = by_other_cells(data, found, fewest=2)
+    rows = found.rows("held-out")
+    assert rows.sum() == 9_792
+    assert score.is_there.sum() == 99
+    scores = []
+    for column in np.flatnonzero(score.is_there):
+        truth = found.labels[rows, column] == 1
+        place = (score.score[rows, column].astype(float), np.zeros(rows.sum(), dtype=np.int64))
+        of_task = ranking(truth, *place, np.ones((1, 1)))
+        scores.append((of_task.aupr[0], of_task.auroc[0]))
+    np.testing.assert_allclose(np.mean(scores, axis=0), (0.3923, 0.7918), atol=1e-4)
 
 
 def test_prevalence_is_that_of_training_chromosomes(rng):
