@@ -125,10 +125,11 @@ IRF1_STEPS, IRF1_FINE = 510, 170  # 6 and 2 epochs of 2,724 windows by 32
 
 
 def irf1_arms() -> dict[str, tuple[Callable[[SequenceRegions], BindingModel], BindingTraining]]:
-    """Activation by augmentation; as many steps either way, and the same pools."""
+    """Activation by augmentation; as many steps either way, and the same pools. ReLU once more,
+    under the pool that it is said to need."""
 
     def make(
-        activation: Literal["relu", "exponential"],
+        activation: Literal["relu", "exponential"], first_pool: int = 4, second_pool: int = 10
     ) -> Callable[[SequenceRegions], BindingModel]:
         return lambda examples: BindingModel(
             BindingConfig(
@@ -136,8 +137,8 @@ def irf1_arms() -> dict[str, tuple[Callable[[SequenceRegions], BindingModel], Bi
                 n_tracks=0,
                 first_filters=32,
                 first_activation=activation,
-                first_pool=4,
-                second_pool=10,
+                first_pool=first_pool,
+                second_pool=second_pool,
                 d_model=48,
                 n_blocks=1,
                 d_hidden=96,
@@ -152,11 +153,12 @@ def irf1_arms() -> dict[str, tuple[Callable[[SequenceRegions], BindingModel], Bi
         fine_tuning=FineTuningConfig(steps=IRF1_FINE, lr_share=0.1),
     )
     activations: tuple[Literal["relu", "exponential"], ...] = ("relu", "exponential")
-    return {
+    arms = {
         f"{activation}{suffix}": (make(activation), config)
         for activation in activations
         for suffix, config in (("", plain), ("+evoaug", augmented))
     }
+    return arms | {"relu_pool25": (make("relu", 25, 4), plain)}
 
 
 class Judge:

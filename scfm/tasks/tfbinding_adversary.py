@@ -16,12 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from scfm.batch import RegionBatch
-from scfm.tasks.tfbinding_augment import with_noise
+from scfm.data.region_examples import RegionExamples
+from scfm.model.dna import BindingModel, binding_logits
+from scfm.objectives.binding import BindingObjective, binding_loss
+from scfm.tasks.tfbinding_augment import generator, with_noise
 
 Sequence = Float[Tensor, "window 4 base"]
 
@@ -114,3 +118,34 @@ def standing_still(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in zip(model.modules(), was_training, strict=True):
             module.training = training
+
+
+def disturbed_logits(
+    model: BindingModel,
+    examples: RegionExamples,
+    region: Int[np.ndarray, " example"],
+    group: Int[np.ndarray, " example"],
+    config: AdversaryConfig,
+    *,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> Float[np.ndarray, "example task"]:
+    """Logits of these examples, all of them disturbed: what a model is worth under attack.
+
+    The attack sees what is judged: both strands, and the labels.
+    """
+    config, place = replace(config, share=1.0), model.head.bias.device
+    found = np.empty((len(region), len(model.tasks)), np.float32)
+
+    def loss(batch: RegionBatch) -> Float[Tensor, ""]:
+        return binding_loss(binding_logits(model, batch), batch.labels, BindingObjective())
+
+    with standing_still(model):
+        for first in range(0, len(region), batch_size):
+            some = slice(first, first + batch_size)
+            batch = examples.batch(region[some], group[some]).map(torch.from_numpy)
+            batch = batch.map(lambda x: x.to(place))
+            shown = disturbed(model, loss, batch, config, generator(seed, first))
+            with torch.no_grad():
+                found[some] = binding_logits(model, shown).float().cpu().numpy()
+    return found

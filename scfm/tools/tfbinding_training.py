@@ -17,7 +17,7 @@ import torch
 from scfm.config import from_mapping, to_mapping, to_yaml
 from scfm.data.fingerprint import sha256
 from scfm.data.region_examples import RegionExamples, open_regions
-from scfm.data.region_sampling import labelled_chroms, numbers, pairs
+from scfm.data.region_sampling import labelled_chroms, numbers, pairs, part_examples
 from scfm.data.region_split import (
     PARTS,
     TEST,
@@ -34,6 +34,7 @@ from scfm.model.dna_config import BindingConfig
 from scfm.model.dna_folder import load_binding, save_binding
 from scfm.tasks.pretrain_run import MACHINE_KEYS, of_these_processes
 from scfm.tasks.tfbinding import fit_binding, predict_logits, provenance_of
+from scfm.tasks.tfbinding_adversary import AdversaryConfig, disturbed_logits
 from scfm.tasks.tfbinding_run import (
     BindingData,
     BindingRun,
@@ -85,6 +86,8 @@ def finetune_tfbinding(
         return {}
     has_gpu = run.train.accelerator != "cpu" and torch.cuda.is_available()
     scores = part_scores(fitted.model, examples, split, device="cuda" if has_gpu else None)
+    if run.adversary.kind != "none":
+        scores["test_disturbed"] = disturbed_scores(fitted.model, examples, split, run.adversary)
     fitted.model.provenance = {
         "made_by": f"scfm {__version__} finetune tfbinding",
         "data": data_facts(run.data, examples),
@@ -218,6 +221,16 @@ def part_scores(
         found[name] = task_scores(logits, examples.labels(region, group), model.tasks).to_dict()
         found[name]["n_windows"] = len(region)
     return found
+
+
+def disturbed_scores(
+    model: BindingModel, examples: RegionExamples, split: RegionSplit, config: AdversaryConfig
+) -> dict[str, Any]:
+    """Scores on the test chromosomes as the training disturbed its windows, all of them."""
+    region, group = pairs(examples, part_examples(examples, split, TEST))
+    logits = disturbed_logits(model, examples, region, group, config)
+    found = task_scores(logits, examples.labels(region, group), model.tasks).to_dict()
+    return found | {"n_windows": len(region)}
 
 
 def data_facts(data: BindingData, examples: RegionExamples) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from scfm.model.dna import BindingModel, strand_logits, strand_mean, with_cells
 from scfm.model.dna_config import BindingConfig
 from scfm.objectives.binding import BindingObjective, binding_loss
 from scfm.tasks.tfbinding import fit_binding, predict_logits
-from scfm.tasks.tfbinding_adversary import AdversaryConfig
+from scfm.tasks.tfbinding_adversary import AdversaryConfig, disturbed_logits
 from scfm.tasks.tfbinding_augment import AugmentConfig
 from scfm.tasks.tfbinding_data import RegionLoader
 from scfm.tasks.tfbinding_module import BindingModule
@@ -188,6 +188,24 @@ def test_adversarial_training_runs_and_differs(rng, kind):
         losses[name] = fit_binding(new_model(examples), examples, split_of(examples), config).curves
     assert losses["none"][0][:2] == losses[kind][0][:2]  # clean at first
     assert losses["none"][0][2:] != losses[kind][0][2:]
+
+
+def test_scores_under_attack(rng):
+    """With no room to move it is the plain prediction; with some, bound windows rank lower."""
+    examples = window_regions(rng, n=150, length=40)
+    model = new_model(examples).train()
+    region, group = pairs(examples, np.arange(150))
+    plain = predict_logits(model, examples, region, group)
+    labels = examples.labels(region, group)
+    auprs = [task_scores(plain, labels, examples.tasks).mean_aupr]
+    for eps in (0.0, 0.1):
+        config = AdversaryConfig(kind="pgd", eps=eps, steps=3, step_size=0.05)
+        found = disturbed_logits(model, examples, region, group, config, batch_size=64)
+        auprs.append(task_scores(found, labels, examples.tasks).mean_aupr)
+        if eps == 0:
+            np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)
+    assert model.training
+    assert auprs[2] < auprs[0] - 0.05
 
 
 def test_cells_only_leaves_the_rest_as_it_was(rng):
