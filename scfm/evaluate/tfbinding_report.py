@@ -64,6 +64,7 @@ def page(result: BindingEvaluation, title: str, provenance: Mapping[str, Any]) -
         model=result.model,
         rankings=[(quadrant, ranked(quadrant.methods)) for quadrant in result.quadrants],
         standing=standing,
+        same_pairs=len({method.n_pairs for method in here.methods}) == 1,
         headings=HEADINGS,
         chart=inline.svg(scores_figure(here), name="aupr"),
         gaps=difference_chart(here, result.model),
