@@ -124,6 +124,8 @@ def marrow(data: Path) -> dict[str, Any]:
     types = file.obs[TYPES].astype(str).to_numpy()
     regions = read_regions(file, genome="hg19")
     share, tfs = other_cells_chip(data / WINDOWS, regions)
+    gc = regions.gc
+    assert gc is not None, "the file has a column of GC"
     seconds: dict[str, float] = {}
     with file.open_counts(backed=True) as source:
         with timed(seconds, "pooled by type"), warnings.catch_warnings():
@@ -134,13 +136,13 @@ def marrow(data: Path) -> dict[str, Any]:
         with timed(seconds, "LSI"):
             vectors = lsi(source)
         totals = peak_totals(source)
-        background = matched_peaks(totals, regions.gc, n=50, seed=0)
+        background = matched_peaks(totals, gc, n=50, seed=0)
         with timed(seconds, "deviations"):
             bound = sp.csr_matrix((np.nan_to_num(share) > 0).astype(np.float64))
             z = chromvar_deviations(lambda: count_chunks(source), bound, background).z
         with timed(seconds, "activities"):
             known = np.flatnonzero(~np.isnan(share[:, 0]))
-            within = matched_peaks(totals[known], regions.gc[known], n=50, seed=0)
+            within = matched_peaks(totals[known], gc[known], n=50, seed=0)
             parts = [
                 deviations(open_peaks(sp.csr_matrix(rows[:, known])), share[known], within)
                 for rows in count_chunks(source)
