@@ -237,7 +237,8 @@ def motif_deviations(
     totals = peak_totals(source)
     background = np.broadcast_to(np.arange(n_peaks), (N_BACKGROUNDS, n_peaks)).copy()
     background[:, row] = row[matched_peaks(totals[row], gc_share(codes), seed=seed)]
-    return chromvar_deviations(lambda: count_chunks(source), sp.csr_matrix(annotation), background).z
+    has_motif = sp.csr_matrix(annotation)
+    return chromvar_deviations(lambda: count_chunks(source), has_motif, background).z
 
 
 def _name(data: Any) -> str:
