@@ -31,6 +31,7 @@ from scfm.cli import (
     pretrain,
     reference,
     tfbind,
+    tfbind_use,
 )
 from scfm.errors import Interrupted, ScfmError, ScfmWarning
 
@@ -48,6 +49,8 @@ for module in (
     *(embed, annotate, calibrate, denoise, generate, info),
 ):
     app.command(module.__name__.rpartition(".")[2])(module.command)
+for command in (tfbind_use.predict, tfbind_use.activity, tfbind_use.variants):
+    tfbind.app.command(command.__name__)(command)
 app.add_typer(finetune.app, name="finetune")
 app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(ontology.app, name="ontology")

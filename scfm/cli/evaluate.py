@@ -1,18 +1,20 @@
 """scfm evaluate: a model beside its baselines, on real cells."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scfm.cli import options
+from scfm.cli import evaluate_tfbinding, options
 
 app = typer.Typer(
     no_args_is_help=True,
     help="Judge a model beside its baselines on the same cells.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.command("tfbinding")(evaluate_tfbinding.command)
 
 
 @app.command("celltype")
@@ -122,7 +124,7 @@ def celltype(
         seeds=tuple(seed) if seed else (0,),
     )
     models = {name: load(name, device=device) for name in model}
-    with _StagedProgress("method folds") as progress:
+    with options.StagedProgress("method folds") as progress:
         found = evaluate_celltype(
             *(cells, models),
             config=settings,
@@ -177,7 +179,7 @@ def integration(
 
     settings = IntegrationConfig(n_cells=cells, n_draws=draws, seed=seed)
     models = {name: load(name, device=device) for name in model}
-    with _StagedProgress("embeddings") as progress:
+    with options.StagedProgress("embeddings") as progress:
         found = evaluate_integration(
             *(data, models),
             label_key=label,
@@ -314,26 +316,3 @@ def generation(
     options.say(f"Wrote {out}: metrics.json, report.html.")
     if json:
         options.print_json({"out": str(out), "verdict": found.verdict})
-
-
-class _StagedProgress:
-    """The progress of several stages, one after the other; ``unit`` is what the last one counts."""
-
-    def __init__(self, unit: str):
-        self.unit, self.stage, self.shown = unit, "", None
-
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        return self.update
-
-    def update(self, stage: str, done: int, total: int) -> None:
-        if stage != self.stage:
-            self.__exit__()
-            unit = "cells" if stage.startswith("embed") else self.unit
-            self.stage, self.shown = stage, options.CellProgress(stage, unit)
-            self.shown.__enter__()
-        assert self.shown is not None
-        self.shown.update(done, total)
-
-    def __exit__(self, *_: object) -> None:
-        if self.shown is not None:
-            self.shown.__exit__()

@@ -72,8 +72,10 @@ def command(
         if resume:
             run = read_binding_run(out, tuple(overrides))
         else:
+            bigwigs = options.named_paths(track or [], "--track")
+            tracks = {name: str(path) for name, path in bigwigs.items()}
             asked = {
-                **{"path": data, "fasta": fasta, "tracks": _tracks(track or [])},
+                **{"path": data, "fasta": fasta, "tracks": tracks},
                 **{"group_key": group_key, "cell_key": cell_key, "chip_key": chip_key},
             }
             chroms = {
@@ -85,7 +87,7 @@ def command(
                 run,
                 start=start or run.start,
                 data=replace(run.data, **{k: v for k, v in asked.items() if v}),
-                split=replace(run.split, **{k: _names(v) for k, v in chroms.items() if v}),
+                split=replace(run.split, **{k: options.names(v) for k, v in chroms.items() if v}),
             )
         n_processes = launching.processes_to_start(run.train, overrides, is_recorded=resume)
         if n_processes > 1:
@@ -101,22 +103,6 @@ def command(
         )
         if json:
             options.print_json({"run": str(out), **found})
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _tracks(given: list[str]) -> dict[str, str]:
-    from scfm.errors import ConfigError
-
-    found = {}
-    for text in given:
-        name, equals, path = text.partition("=")
-        if not (name and equals and path):
-            raise ConfigError(f"--track takes NAME=FILE.bw, got '{text}'.")
-        found[name] = path
-    return found
 
 
 def _arguments(values: Mapping[str, Any]) -> list[str]:

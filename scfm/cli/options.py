@@ -74,6 +74,11 @@ def input_config(
     return from_mapping(InputConfig, settings, where="options")
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def named_paths(given: list[str], option: str) -> dict[str, Path]:
     """NAME=FILE, as often as the option was given. Raises ConfigError."""
     from scfm.errors import ConfigError
@@ -125,3 +130,26 @@ class CellProgress:
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
+
+
+class StagedProgress:
+    """The progress of several stages, one after the other; ``unit`` is what the last one counts."""
+
+    def __init__(self, unit: str):
+        self.unit, self.stage, self.shown = unit, "", None
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        return self.update
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        if stage != self.stage:
+            self.__exit__()
+            unit = "cells" if stage.startswith("embed") else self.unit
+            self.stage, self.shown = stage, CellProgress(stage, unit)
+            self.shown.__enter__()
+        assert self.shown is not None
+        self.shown.update(done, total)
+
+    def __exit__(self, *_: object) -> None:
+        if self.shown is not None:
+            self.shown.__exit__()

@@ -78,7 +78,9 @@ def part_examples(
 ) -> Int[np.ndarray, " example"]:
     """Examples of a part of the chromosomes, in groups that are not held out."""
     is_group = ~split.is_held_out(examples.groups) if examples.groups else None
-    return numbers(examples, split.part_of(examples.chrom) == part, is_group)
+    return numbers(
+        examples, split.part_of(examples.chrom, examples.start, examples.end) == part, is_group
+    )
 
 
 def look_at(examples: RegionExamples, number: Int[np.ndarray, " example"]) -> ExampleTable:

@@ -4,9 +4,11 @@ in   the regions' chromosomes and intervals; names of chromosomes and of groups 
 out  RegionSplit; the part of every region and group; an error where two parts overlap
 
 Never by random regions: neighbouring windows overlap, and those of one gene family or repeat are
-near copies. Groups (cell types) that are held out train nothing and stop nothing either.
+near copies. Where there is but one chromosome, by long stretches of it. Groups (cell types) that
+are held out train nothing and stop nothing either.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +19,8 @@ from scfm.errors import ConfigError, InputError
 
 TRAINING, VALIDATION, TEST, NO_PART = 0, 1, 2, -1
 PARTS = ("training", "validation", "test")
+APART = 2_000  # bases between a stretch and what another part may have of its chromosome
+STRETCH = re.compile(r"(?P<chrom>.+):(?P<start>[\d,]+)-(?P<end>[\d,]+)")
 Chromosomes = Shaped[np.ndarray, " region"]
 
 
@@ -45,16 +49,46 @@ class RegionSplit:
         """Of training, validation and test."""
         return self.training_chroms, self.validation_chroms, self.test_chroms
 
-    def part_of(self, chrom: Chromosomes) -> Int8[np.ndarray, " region"]:
-        """0 training, 1 validation, 2 test, -1 none of them."""
+    def part_of(
+        self,
+        chrom: Chromosomes,
+        start: Int[np.ndarray, " region"] | None = None,
+        end: Int[np.ndarray, " region"] | None = None,
+    ) -> Int8[np.ndarray, " region"]:
+        """0 training, 1 validation, 2 test, -1 none of them.
+
+        A part that names a stretch, "chrIV:0-900000", has the regions that lie in it; those of the
+        same chromosome within `APART` bases of it are in no other part. ``start`` and ``end`` are
+        needed for stretches only.
+        """
         parts = np.full(len(chrom), NO_PART, np.int8)
+        stretches = []
         for part, names in enumerate(self.chroms):
             parts[np.isin(chrom, names)] = part
+            stretches += [(part, found) for name in names if (found := stretch_of(name))]
+        if not stretches:
+            return parts
+        assert start is not None, "a stretch is told by positions"
+        assert end is not None
+        for _, (name, first, last) in stretches:
+            is_near = (chrom == name) & (end > first - APART) & (start < last + APART)
+            parts[is_near] = NO_PART
+        for part, (name, first, last) in stretches:
+            parts[(chrom == name) & (start >= first) & (end <= last)] = part
         return parts
 
     def is_held_out(self, groups: Sequence[str]) -> Bool[np.ndarray, " group"]:
         """Which groups of cells train nothing."""
         return np.isin(np.asarray(groups, dtype=str), self.held_out_groups)
+
+
+def stretch_of(name: str) -> tuple[str, int, int] | None:
+    """Chromosome, start and end of "chrIV:0-900,000"; None of a whole chromosome's name."""
+    found = STRETCH.fullmatch(name)
+    if found is None:
+        return None
+    first, last = (int(found[side].replace(",", "")) for side in ("start", "end"))
+    return found["chrom"], first, last
 
 
 def bare(chrom: str) -> str:
@@ -73,7 +107,8 @@ def split_regions(
 ) -> RegionSplit:
     """The split that these names describe; ``training`` is all other chromosomes if not given.
 
-    A chromosome may be named with or without "chr". Raises ConfigError for a name that the regions
+    A chromosome may be named with or without "chr", and a stretch of one as "chrIV:0-900000": the
+    rest of it is left to the other parts. Raises ConfigError for a name that the regions
     do not have, and where a part is empty.
     """
     present = sorted({str(name) for name in np.unique(chrom)})
@@ -150,13 +185,16 @@ def _name(chrom: Chromosomes, start: np.ndarray, end: np.ndarray, region: int) -
 
 def _found(names: Sequence[str], present: Sequence[str]) -> list[str]:
     """The regions' own spelling of each name."""
-    own = {bare(name): name for name in present}
-    unknown = [name for name in names if name not in present and bare(name) not in own]
+    own = {bare(name): name for name in present} | {name: name for name in present}
+    asked = [(name, stretch_of(name)) for name in names]
+    spelled = [(stretch[0] if stretch else name, stretch) for name, stretch in asked]
+    unknown = [name for name, _ in spelled if name not in own and bare(name) not in own]
     if unknown:
         raise ConfigError(
             f"No region lies on {', '.join(unknown)}. There is: {', '.join(present)}."
         )
-    return [name if name in present else own[bare(name)] for name in names]
+    found = [(own.get(name) or own[bare(name)], stretch) for name, stretch in spelled]
+    return [f"{name}:{s[1]}-{s[2]}" if s else name for name, s in found]
 
 
 def _known_groups(names: Iterable[str], groups: Sequence[str]) -> list[str]:

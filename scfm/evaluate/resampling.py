@@ -86,7 +86,7 @@ class Resampling:
         """``score`` of the sums of ``tally`` over all cells, and over each resample's."""
         per_unit = self._membership @ sp.csr_matrix(tally, dtype=np.float64)
         value = float(score(np.asarray(per_unit.sum(0)).reshape(1, -1))[0])
-        found = [score(np.asarray((per_unit.T @ w.T).T)) for w in self._weights()]
+        found = [score(np.asarray((per_unit.T @ w.T).T)) for w in self.weights()]
         return ScoreDraws(value, np.concatenate(found))
 
     @cached_property
@@ -95,7 +95,7 @@ class Resampling:
         ones = np.ones(n_cells)
         return sp.csr_matrix((ones, (self.unit, np.arange(n_cells))), (self.n_units, n_cells))
 
-    def _weights(self) -> Iterator[Num[np.ndarray, "resample unit"]]:
+    def weights(self) -> Iterator[Num[np.ndarray, "resample unit"]]:
         """How often each unit was drawn, some resamples at a time; every call gives the same."""
         if self.n_bootstrap * self.n_units <= KEPT_WEIGHTS:
             yield from self._kept

@@ -81,7 +81,7 @@ def fit_binding(
     check(config)
     require_same_tasks(model, examples)
     reach = max(0, examples.length - int((examples.end - examples.start).min())) // 2
-    parts = split.part_of(examples.chrom)
+    parts = split.part_of(examples.chrom, examples.start, examples.end)
     require_apart(examples.chrom, examples.start, examples.end, parts, reach=reach)
     training = part_examples(examples, split, TRAINING)
     judged = part_examples(examples, split, VALIDATION)
@@ -132,7 +132,7 @@ class _Stage:
     model: BindingModel
     examples: RegionExamples
     training: Int[np.ndarray, " example"]
-    judged: Int[np.ndarray, " example"]
+    judged: Int[np.ndarray, " judged"]
     table: ExampleTable
 
     def run(

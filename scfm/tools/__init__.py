@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scfm.tools.perturbation import finetune_perturbation, perturb
     from scfm.tools.reference import build_reference, load_reference
     from scfm.tools.supporting_cells import support
+    from scfm.tools.tf_activities import tf_activity
     from scfm.tools.tfbinding_training import finetune_tfbinding
     from scfm.tools.type_calibration import calibrate
 
@@ -45,6 +46,7 @@ __all__ = [
     "perturb_in_silico",
     "score",
     "support",
+    "tf_activity",
 ]
 
 _LAZY = {
@@ -67,6 +69,7 @@ _LAZY = {
     "perturb_in_silico": "scfm.tools.in_silico",
     "score": "scfm.tools.label_scores",
     "support": "scfm.tools.supporting_cells",
+    "tf_activity": "scfm.tools.tf_activities",
 }
 
 

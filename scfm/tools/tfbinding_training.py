@@ -25,6 +25,7 @@ from scfm.data.region_split import (
     RegionSplit,
     bare,
     split_regions,
+    stretch_of,
 )
 from scfm.data.write import atomic_path, make_folder
 from scfm.errors import ConfigError, ScfmWarning
@@ -153,7 +154,8 @@ def split_of(examples: RegionExamples, config: SplitConfig) -> RegionSplit:
         held_out_groups=config.held_out_groups,
     )
     for part, chroms in zip(PARTS, split.chroms, strict=True):
-        lost = [name for name in chroms if name not in labelled]
+        places = [(name, stretch_of(name)) for name in chroms]
+        lost = [name for name, s in places if (s[0] if s else name) not in labelled]
         if lost:
             raise ConfigError(
                 f"No TF is bound in any window of {', '.join(lost)}, named for {part}: its labels "
@@ -207,7 +209,7 @@ def part_scores(
     device: str | None = None,
 ) -> dict[str, Any]:
     """Scores on validation and test chromosomes; in held-out groups too, where there are any."""
-    parts = split.part_of(examples.chrom)
+    parts = split.part_of(examples.chrom, examples.start, examples.end)
     held_out = split.is_held_out(examples.groups) if examples.groups else None
     asked = [("validation", VALIDATION, False), ("test", TEST, False)]
     if split.held_out_groups:

@@ -109,3 +109,18 @@ def test_windows_reach_beyond_their_regions():
     require_apart(chrom, start, start + 100, part, reach=50)
     with pytest.raises(InputError, match=r"chr1:100-200 \(training\) and of 1:300-400 \(test\)"):
         require_apart(chrom, start, start + 100, part, reach=51)
+
+
+def test_stretches_of_one_chromosome():
+    start = np.array([0, 50_000, 58_500, 61_000, 89_000, 91_000, 95_000])
+    chrom = np.full(len(start), "chrIV")
+    split = split_regions(chrom, validation=["IV:60,000-90000"], test=["chrIV:90000-100000"])
+    assert split.validation_chroms == ("chrIV:60000-90000",)
+    assert split.training_chroms == ("chrIV",)
+    parts = split.part_of(chrom, start, start + 200)
+    # 58,500 lies within two kilobases of the validation stretch
+    assert parts.tolist() == [0, 0, NO_PART, 1, 1, 2, 2]
+    straddling = split.part_of(chrom[:1], np.array([89_900]), np.array([90_100]))
+    assert straddling.tolist() == [NO_PART]
+    with pytest.raises(ConfigError, match="No region lies on chrV"):
+        split_regions(chrom, validation=["chrV:0-10"], test=["chrIV:90000-100000"])

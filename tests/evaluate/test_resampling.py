@@ -44,7 +44,7 @@ def test_each_draw_is_the_score_of_the_cells_it_drew(cells):
     found = label_draws(truth, predicted, ["A", "B", "C"], resampling)
     novelty = np.linspace(0, 1, 400)
     auroc = auroc_draws(truth == "B", novelty, resampling)
-    weights = np.concatenate(list(resampling._weights()))
+    weights = np.concatenate(list(resampling.weights()))
     for at, drawn in enumerate(weights):
         rows = np.repeat(np.arange(400), drawn[resampling.unit])
         assert found["macro_f1"].draws[at] == pytest.approx(macro_f1(truth[rows], predicted[rows]))

@@ -125,7 +125,7 @@ def test_resume_changes_nothing_that_is_computed(file, tmp_path):
     [
         (["--test-chroms", "chr8", "--validation-chroms", "chr2"], "labels are not in the file"),
         (["--test-chroms", "chr9", "--validation-chroms", "chr2"], "No region lies on chr9"),
-        ([*CHROMS, "--track", "atac"], "NAME=FILE.bw"),
+        ([*CHROMS, "--track", "atac"], "NAME=FILE"),
         ([*CHROMS, "--config", "scfm-tiny"], "of family 'scfm'"),
         ([*CHROMS, "--held-out-groups", "T"], "no group of"),
         ([*CHROMS, "--set", "model.filters=3"], "unknown key"),
