@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from scfm.objectives.classification import Balance, type_balance
+from scfm.objectives.classification import Balance, type_balance, type_losses
 from scfm.tasks.celltype_features import Seen
 
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # scikit-learn's C
@@ -110,7 +110,7 @@ def strongest(
     means = np.array([loss.mean() for loss in losses])
     best = int(means.argmin())
     allowed = means[best] + losses[best].std() / np.sqrt(len(losses[best]))
-    return min(np.flatnonzero(means <= allowed), key=lambda at: inverse_penalties[at])
+    return int(min(np.flatnonzero(means <= allowed), key=lambda at: inverse_penalties[at]))
 
 
 def spread_of(vectors: Float[np.ndarray, "cell d"]) -> Float[np.ndarray, " d"]:
