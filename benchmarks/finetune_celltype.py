@@ -144,6 +144,7 @@ class Bench:
             "calibration_error": round(expected_calibration_error(is_right, found.confidence), 4),
             "temperature": round(kept.temperature, 3),
             "inverse_penalty": fitted.probe.inverse_penalty,
+            "loss_by_inverse_penalty": {c: round(v, 4) for c, v in fitted.probe.losses.items()},
             "validation_curve": [[step, round(loss, 4)] for step, loss in fitted.curve],
             "best_step": fitted.best_step,
             "seconds": round(seconds, 1),

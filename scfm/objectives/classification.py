@@ -39,16 +39,23 @@ def type_balance(n_cells: Int[Tensor, " type"], how: Balance) -> TypeBalance:
     return TypeBalance(weight.float(), gain.float())
 
 
+def type_losses(
+    scores: Float[Tensor, "cell type"], truth: Int[Tensor, " cell"], balance: TypeBalance
+) -> Float[Tensor, " cell"]:
+    """Cross-entropy of each cell, weighted or adjusted."""
+    each = F.cross_entropy(scores + balance.gain, truth, reduction="none")
+    return balance.weight[truth] * each
+
+
 def type_loss(
     scores: Float[Tensor, "cell type"], truth: Int[Tensor, " cell"], balance: TypeBalance
 ) -> Float[Tensor, ""]:
-    """Cross-entropy, weighted or adjusted, averaged over cells.
+    """The mean over cells of `type_losses`.
 
     The weights' mean is 1 over all training cells and not over these: so the loss of a global
     batch is the mean of its parts' losses, however they are dealt.
     """
-    each = F.cross_entropy(scores + balance.gain, truth, reduction="none")
-    return (balance.weight[truth] * each).mean()
+    return type_losses(scores, truth, balance).mean()
 
 
 def contrastive_loss(

@@ -4,13 +4,17 @@ in   Seen of the training and validation cells, their types
 out  Probe: the classifier's weights, by a solver; what each penalty gave
 
 scikit-learn's logistic regression rather than the trainer: with a frozen model the problem is
-convex, so a solver finds the one answer, with no learning rate, in seconds. The penalty is the one
-of least loss on the validation cells. It is also where the other methods begin (a probe first, then
-the weights below it: Kumar et al. 2022, arXiv:2202.10054), so that none of them can end below it on
-the cells that choose.
+convex, so a solver finds the one answer, with no learning rate, in seconds. The penalty is the
+strongest whose loss on the validation cells is within a standard error of the least (Breiman et al.
+1984): validation cells are from the study that was learned from, whose differences they cannot
+tell from those of types, and a weaker penalty takes both up.
+
+The other methods begin with the probe (Kumar et al. 2022, arXiv:2202.10054), and none of them can
+end below it on the cells that choose.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +25,7 @@ from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from scfm.objectives.classification import Balance, type_balance, type_loss
+from scfm.objectives.classification import Balance, type_balance, type_losses
 from scfm.tasks.celltype_features import Seen
 
 PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # scikit-learn's C
@@ -70,7 +74,7 @@ def fit_probe(
     balance: Balance,
     penalties: tuple[float, ...] = PENALTIES,
 ) -> Probe:
-    """Fit with each penalty and keep what is best on the validation cells."""
+    """Fit with each penalty and keep the strongest that the validation cells find good."""
     d = seen.vectors.shape[1]
     mean, scale = seen.vectors.mean(0, dtype=np.float64), spread_of(seen.vectors)
     n_tokens = seen.n_tokens
@@ -79,23 +83,34 @@ def fit_probe(
     weighing = type_balance(torch.from_numpy(np.bincount(types, minlength=n_types)), balance)
     # "logits": fitted as the cells come, then the shares are taken out of the scores
     gain, truth = weighing.gain.double().numpy(), torch.from_numpy(validation_types)
-    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
-    losses = {}
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    losses: list[np.ndarray] = []
     for inverse_penalty in penalties:
         weight, bias = _solved(x, types, n_types, inverse_penalty, balance == "weights")
         scores = torch.from_numpy(np.asarray(held @ weight.T) + bias - gain)
-        losses[f"{inverse_penalty:g}"] = loss = float(type_loss(scores, truth, weighing))
-        if best is None or loss < best[0]:
-            best = (loss, inverse_penalty, weight, bias - gain)
-    assert best is not None, "one penalty at least"
-    weights = {"bias": best[3]}
+        losses.append(type_losses(scores, truth, weighing).numpy())
+        found.append((weight, bias - gain))
+    chosen = strongest(penalties, losses)
+    weight, bias = found[chosen]
+    weights = {"bias": bias}
     if d:
-        weights |= {"mean": mean, "scale": scale, "linear.weight": best[2][:, :d]}
+        weights |= {"mean": mean, "scale": scale, "linear.weight": weight[:, :d]}
     if n_tokens:
         of_genes = np.zeros((n_tokens, n_types))
-        of_genes[columns] = best[2][:, d:].T
+        of_genes[columns] = weight[:, d:].T
         weights["gene_weight.weight"] = of_genes
-    return Probe(weights, best[1], losses)
+    means = {f"{c:g}": float(loss.mean()) for c, loss in zip(penalties, losses, strict=True)}
+    return Probe(weights, penalties[chosen], means)
+
+
+def strongest(
+    inverse_penalties: Sequence[float], losses: Sequence[Float[np.ndarray, " held"]]
+) -> int:
+    """Place of the strongest penalty whose mean loss is within a standard error of the least."""
+    means = np.array([loss.mean() for loss in losses])
+    best = int(means.argmin())
+    allowed = means[best] + losses[best].std() / np.sqrt(len(losses[best]))
+    return int(min(np.flatnonzero(means <= allowed), key=lambda at: inverse_penalties[at]))
 
 
 def spread_of(vectors: Float[np.ndarray, "cell d"]) -> Float[np.ndarray, " d"]:

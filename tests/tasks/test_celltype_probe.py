@@ -7,7 +7,7 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from scfm.tasks.celltype_features import Seen
-from scfm.tasks.celltype_probe import fit_probe, spread_of
+from scfm.tasks.celltype_probe import PENALTIES, fit_probe, spread_of, strongest
 
 
 def cells(rng, n_types, n=300):
@@ -46,12 +46,20 @@ def test_either_part_may_be_left_out(rng, reads):
     assert set(fit_probe(part, y, part, y, 3, "none", (1.0,)).weights) == wanted
 
 
-def test_the_penalty_of_least_held_out_loss_is_kept(rng):
+def test_the_strongest_penalty_within_an_error_of_the_best_is_kept():
+    """The error is that of the best one's mean: 0.1 here."""
+    noise = np.tile([-1.0, 1.0], 50)
+    losses = [noise + mean for mean in (1.3, 1.09, 1.0, 1.05)]
+    assert strongest((0.01, 0.1, 1.0, 10.0), losses) == 1
+    assert strongest((10.0, 1.0, 0.1, 0.01), losses) == 3
+
+
+def test_the_losses_of_all_penalties_are_told(rng):
     (seen, y), (held, truth) = cells(rng, 3, 60), cells(rng, 3, 500)
     probe = fit_probe(seen, y, held, truth, 3, "weights")
-    best = min(probe.losses, key=lambda c: probe.losses[c])
-    assert float(best) == probe.inverse_penalty
-    assert len(probe.losses) == 6
+    assert list(map(float, probe.losses)) == list(PENALTIES)
+    found = fit_probe(seen, y, held, truth, 3, "weights", (probe.inverse_penalty,))
+    assert found.losses[f"{probe.inverse_penalty:g}"] == probe.losses[f"{probe.inverse_penalty:g}"]
 
 
 def test_adjusted_scores_have_the_shares_taken_out(rng):
