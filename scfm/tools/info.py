@@ -18,6 +18,7 @@ from scfm.tasks.reference_index import TENSORS, is_reference, read_index
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.vocab import GeneVocab
 from scfm.tools import prepare_report
+from scfm.tools.info_heads import describe_head, head_folder, head_in_words
 
 
 def describe(
@@ -28,6 +29,8 @@ def describe(
     Coverage is against the default human vocabulary, is shown whatever it is and refuses nothing.
     """
     folder = Path(path)
+    if (head := head_folder(folder)) is not None:
+        return describe_head(head, _shapes)
     if (folder / CONFIG).exists() or (folder / "model" / CONFIG).exists():
         return describe_model(folder)
     if is_reference(folder):
@@ -100,6 +103,8 @@ def in_words(found: dict[str, Any]) -> str:
         return prepare_report.in_words(found)
     if found["kind"] == "reference":
         return _reference_in_words(found)
+    if found["kind"] == "head":
+        return head_in_words(found)
     return _model_in_words(found) if found["kind"] == "model" else _cells_in_words(found)
 
 
@@ -149,7 +154,7 @@ def _model_in_words(found: dict[str, Any]) -> str:
         f"{found['n_genes']:,} genes, vocabulary {found['vocab_hash'][:12]}",
         f"weights sha256 {made['weights_sha256'][:12]}, as saved",
         f"made by {made.get('made_by', 'unknown')}" + _steps_in_words(made),
-        *_classifier_in_words(found["classifier"], made),
+        *_classifier_in_words(found.get("classifier"), made),
         *_origin_in_words(made),
     ]
     data = made.get("data", {})

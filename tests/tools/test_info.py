@@ -1,6 +1,9 @@
 """`scfm info` in words: what a model was trained on, files and stores alike."""
 
-from scfm.tools.info import in_words
+from scfm.model.dna import BindingModel
+from scfm.model.dna_config import BindingConfig
+from scfm.model.dna_folder import save_binding
+from scfm.tools.info import describe, in_words
 
 
 def model_of(data):
@@ -30,3 +33,15 @@ def test_a_model_names_its_files_and_stores():
 def test_a_model_of_before_there_were_stores():
     said = in_words(model_of({"n_cells": 4, "n_held_out": 1, "files": [["a.h5ad", "a" * 64]]}))
     assert said.endswith(f"3 cells of:\n  a.h5ad  sha256 {'a' * 12}")
+
+
+def test_a_binding_model_and_its_run(tmp_path):
+    model = BindingModel(BindingConfig(length=100), ("CTCF", "SPI1"))
+    save_binding(model, tmp_path / "run" / "model")
+    for place in (tmp_path / "run", tmp_path / "run" / "model"):
+        found = describe(place)
+        assert (found["family"], found["tasks"]) == ("scfm-binding", ["CTCF", "SPI1"])
+        assert found["n_parameters"] == sum(t.numel() for t in model.state_dict().values())
+        said = in_words(found)
+        assert "TF binding model" in said
+        assert "2 tasks: CTCF, SPI1" in said
