@@ -171,11 +171,12 @@ def evaluate_celltype(
             category=ScfmWarning,
             stacklevel=2,
         )
+    judged_source = opened.sources[-1]
     seen = [
-        learned_labels_of(model, source, _short(name, models))
-        for (name, model), source in product(models.items(), opened.sources)
+        sentence
+        for name, model in models.items()
+        if (sentence := learned_labels_of(model, judged_source, _short(name, models)))
     ]
-    seen = [sentence for sentence in seen if sentence]
     for sentence in seen:
         warnings.warn(sentence, category=ScfmWarning, stacklevel=2)
     asking = _Asking(opened, reading, pooling, batch_size, on_progress)
@@ -192,7 +193,7 @@ def evaluate_celltype(
         on_progress=partial(on_progress, "evaluate"),
     )
     judged = plan.judged
-    return score_runs(
+    found = score_runs(
         *(runs, opened.labels[judged]),
         None if opened.groups is None else opened.groups[judged],
         *(plan, config),
@@ -203,6 +204,8 @@ def evaluate_celltype(
         contamination=contamination_of(models, opened, reading),
         notes=[*seen, *notes_on(opened)],
     )
+    verdict = " ".join([found.evaluation.verdict, *seen])
+    return replace(found, evaluation=replace(found.evaluation, verdict=verdict))
 
 
 def ask_models(

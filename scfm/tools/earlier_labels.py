@@ -52,7 +52,7 @@ def drop_stale(adata: "AnnData", before: Settings, key: str) -> None:
     """Once it was annotated anew."""
     obs, obsm = stale(before, settings_of(adata, key), key)
     for name in obs & set(adata.obs):
-        del adata.obs[name]
+        adata.obs.pop(name)  # pyright: ignore[reportAttributeAccessIssue]
     for name in obsm & set(adata.obsm):
         del adata.obsm[name]
 

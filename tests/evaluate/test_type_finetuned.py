@@ -132,6 +132,7 @@ def test_a_model_judged_on_the_file_it_was_fine_tuned_on_is_named(cells, tmp_pat
     with pytest.warns(ScfmWarning, match=r"fine-tuned on atlas\.h5ad itself"):
         found = judged(tmp_path / "atlas.h5ad", model)
     assert "has seen its labels" in found.notes[0]
+    assert found.notes[0] in found.verdict
     assert "zero-shot" not in found.evaluation.method("scfm").note
     cells[:60].copy().write_h5ad(tmp_path / "others.h5ad")
     found = judged(tmp_path / "others.h5ad", model)
