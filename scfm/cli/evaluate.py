@@ -71,7 +71,9 @@ def celltype(
     scvi: Annotated[
         bool,
         typer.Option(
-            "--scvi", help="Also judge scVI, trained anew in every fold (pip install 'scfm[scvi]')."
+            "--scvi",
+            # escaped: square brackets are markup to the help's printer
+            help="Also judge scVI, trained anew in every fold (pip install 'scfm\\[scvi]').",
         ),
     ] = False,
     seed: Annotated[

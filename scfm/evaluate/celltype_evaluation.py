@@ -28,7 +28,12 @@ from scfm.evaluate.celltype_inputs import (
 from scfm.evaluate.celltype_protocol import MethodRun, ProtocolConfig, TypingData, run_methods
 from scfm.evaluate.celltype_result import CelltypeResult
 from scfm.evaluate.celltype_scoring import score_runs
-from scfm.evaluate.contamination import Contamination, find_contamination, pretraining_data
+from scfm.evaluate.contamination import (
+    Contamination,
+    find_contamination,
+    learned_labels_of,
+    pretraining_data,
+)
 from scfm.evaluate.splits import SplitPlan
 from scfm.evaluate.type_baselines import BASELINES
 from scfm.evaluate.type_finetuned import FineTuned
@@ -53,6 +58,8 @@ from scfm.tasks.type_probabilities import TypeProbabilities
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
 
+ZERO_SHOT_NOTE = "zero-shot: no weight learned a label"
+TUNED_NOTE = "fine-tuned elsewhere: see its README.md for the cells it learned from"
 WORDS = "words"  # the data set under which a mapping puts what a model says in common terms
 Progress = Callable[[str, int, int], None]
 Said = Callable[..., TypeProbabilities]
@@ -164,6 +171,14 @@ def evaluate_celltype(
             category=ScfmWarning,
             stacklevel=2,
         )
+    judged_source = opened.sources[-1]
+    seen = [
+        sentence
+        for name, model in models.items()
+        if (sentence := learned_labels_of(model, judged_source, _short(name, models)))
+    ]
+    for sentence in seen:
+        warnings.warn(sentence, category=ScfmWarning, stacklevel=2)
     asking = _Asking(opened, reading, pooling, batch_size, on_progress)
     asked = ask_models(models, asking, data, config.seeds[0])
     rows = np.arange(len(opened.labels))
@@ -178,7 +193,7 @@ def evaluate_celltype(
         on_progress=partial(on_progress, "evaluate"),
     )
     judged = plan.judged
-    return score_runs(
+    found = score_runs(
         *(runs, opened.labels[judged]),
         None if opened.groups is None else opened.groups[judged],
         *(plan, config),
@@ -187,8 +202,10 @@ def evaluate_celltype(
         over=data.donor_key or data.split_by or "cells",
         per_seed=_per_seed(runs, plan, typing, data, opened, methods, config),
         contamination=contamination_of(models, opened, reading),
-        notes=notes_on(opened),
+        notes=[*seen, *notes_on(opened)],
     )
+    verdict = " ".join([found.evaluation.verdict, *seen])
+    return replace(found, evaluation=replace(found.evaluation, verdict=verdict))
 
 
 def ask_models(
@@ -203,9 +220,9 @@ def ask_models(
         title = f"{short}, nearest neighbours"
         found.embedded[key] = asking.embedded(model, f"embed {key}")
         found.embedded[fresh] = asking.embedded(untrained(model, seed), f"embed {fresh}")
-        zero_shot = "zero-shot: no weight learned a label"
+        note = ZERO_SHOT_NOTE if model.classifier is None else TUNED_NOTE
         found.methods += [
-            ByNeighbours(key, title, zero_shot, key, "model"),
+            ByNeighbours(key, title, note, key, "model"),
             ByNeighbours(fresh, f"{title}, untrained", UNTRAINED_NOTE, fresh, "untrained"),
         ]
         if knows_words(model):
@@ -217,9 +234,8 @@ def ask_models(
         if model.classifier is not None:
             key = f"{short}_classifier"
             found.given[key] = asking.told(classified, model, words, f"embed {key}")
-            note = "fine-tuned elsewhere: see its README.md for the cells it learned from"
             own = ProbabilityCalibration(threshold=Calibration.of(model).threshold)
-            found.methods.append(Given(key, f"{short}, by its classifier", note, own))
+            found.methods.append(Given(key, f"{short}, by its classifier", TUNED_NOTE, own))
     return found
 
 

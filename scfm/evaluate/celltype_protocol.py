@@ -8,6 +8,7 @@ are named), each part is answered by a method that learned from the others, and 
 the threshold of "unknown" come from these answers. No judged cell has a part in it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -108,6 +109,12 @@ def run_methods(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[MethodRun]:
     """Let every method learn and answer on every fold. Progress counts rounds of one method."""
+    twice = [key for key, n in Counter(method.key for method in methods).items() if n > 1]
+    if twice:
+        raise ConfigError(
+            f"Two methods go by '{twice[0]}', so their answers could not be told apart. Name each "
+            "model and each way of fine-tuning once, and no model as a baseline."
+        )
     unknown = labels_left_out(data, plan, config)
     total, done = len(methods) * len(plan.folds), 0
     parts: dict[str, list[_FoldRun]] = {method.key: [] for method in methods}

@@ -26,6 +26,7 @@ from scfm.data.leakage import FEWEST_GENES, KeyedSource, find_leaks, holds_whole
 from scfm.data.read import open_counts
 from scfm.data.soma_address import is_address
 from scfm.data.store import Store, is_store
+from scfm.model.base import CellModel
 from scfm.model.folder import find_model, read_provenance
 from scfm.tokens.vocab import GeneVocab
 
@@ -189,6 +190,18 @@ def find_contamination(
         by_source=by_source,
         cells=tuple(index[np.flatnonzero(is_exact)[:MOST_NAMED]]),
         unknowable=tuple(unknowable),
+    )
+
+
+def learned_labels_of(model: CellModel, data: "str | Path | AnnData", name: str) -> str | None:
+    """A sentence where a model was fine-tuned on this very file, labels and all; else None."""
+    made = model.provenance.get("finetuned", {}).get("data", {})
+    is_file = isinstance(data, str | Path) and Path(data).is_file()
+    if not is_file or made.get("sha256") != sha256(Path(str(data))):
+        return None
+    return (
+        f"{name} was fine-tuned on {Path(str(data)).name} itself and has seen its labels, so its "
+        "scores on these cells say nothing of new ones: take cells that it did not learn from."
     )
 
 

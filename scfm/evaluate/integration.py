@@ -8,8 +8,9 @@ doi:10.1038/s41592-019-0619-0). Harmony is told the batches; a model that never 
 """
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,8 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int, Shaped
 
-from scfm.errors import ConfigError, LabelError
+from scfm.errors import ConfigError, LabelError, ScfmWarning
+from scfm.evaluate.contamination import learned_labels_of
 from scfm.evaluate.integration_scores import BATCH, BIOLOGICAL, HEADINGS, integration_scores
 from scfm.evaluate.labelled_cells import LabelledCells, read_labelled, require_classes
 from scfm.evaluate.log_counts import log1p_cp10k, variable_genes
@@ -157,11 +159,14 @@ def evaluate_integration(
     require_packages()
     cells, batches, chosen = judged_cells(data, label_key, batch_key, config, reading)
     labels = cells.labels
-    found = model_free(cells, batches)
+    found, notes = model_free(cells, batches), list[str]()
     for name, model in models.items():
         short = "scfm" if len(models) == 1 else name
         assert model.vocab is not None, "models are loaded or built with a vocabulary"
         member, _ = open_input(data, model.vocab, reading, model.token_config)
+        if sentence := learned_labels_of(model, data, short):
+            warnings.warn(sentence, category=ScfmWarning, stacklevel=2)
+            notes.append(sentence)
 
         def vectors(network: CellModel, key: str, member: PoolMember = member) -> np.ndarray:
             progress = partial(on_progress, f"embed {key}")
@@ -170,13 +175,23 @@ def evaluate_integration(
 
         fresh = f"{short}_untrained"
         found += [
-            _Embedded(short, short, "model", "was not told the batches", vectors(model, short)),
+            _Embedded(short, short, "model", told_of(model), vectors(model, short)),
             _Embedded(
                 *(fresh, f"{short}, untrained", "untrained", "random weights"),
                 vectors(untrained(model, config.seed), fresh),
             ),
         ]
-    return _scored(found, cells, labels, batches, config, batch_key, label_key, on_progress)
+    result = _scored(found, cells, labels, batches, config, batch_key, label_key, on_progress)
+    return replace(result, notes=notes)
+
+
+def told_of(model: CellModel) -> str:
+    """What a model was told of batches and types, for a table."""
+    made = model.provenance.get("finetuned", {})
+    if made.get("settings", {}).get("integrate", "none") != "none":
+        return "was fine-tuned on types and batches elsewhere: see its README.md"
+    learned = "was not told the batches"
+    return learned if model.classifier is None else f"{learned}; was fine-tuned on types elsewhere"
 
 
 def require_packages() -> None:

@@ -68,8 +68,7 @@ class FineTuned:
             by="donors",
         )
         pool, split = require_types(pool, split, "the cells learned from")
-        # a probe changes the classifier alone
-        model = self.model if config.method == "probe" else copy.deepcopy(self.model)
+        model = copy.deepcopy(self.model)  # the caller's keeps the classifier that it has
         with tempfile.TemporaryDirectory(prefix="scfm_") as folder:
             fitted = fit_classifier(*(model, pool, split, config, Path(folder)), look=self.look)
         assert fitted is not None, "an evaluation is one process"

@@ -142,8 +142,11 @@ def fit_calibration(
 def fit_temperature(logits: TypeLogits, is_correct: Bool[np.ndarray, " cell"]) -> float:
     """The temperature of least log loss of "the call is right", in `TEMPERATURES`.
 
-    Which call is made does not hang on it, so whether it is right is known beforehand.
+    Which call is made does not hang on it, so whether it is right is known beforehand. 1 where all
+    calls are right: then the sharpest would always be best.
     """
+    if is_correct.all():
+        return 1.0
 
     def log_loss(log_temperature: float) -> float:
         sure = call_types(logits, float(np.exp(log_temperature))).confidence

@@ -4,8 +4,9 @@ in   TypeProbabilities of cells that had no vote on themselves, their true label
 out  ProbabilityCalibration: a temperature, and the confidence below which a cell is unknown
 
 The temperature divides log-probabilities; it is the one of least log loss of the true label
-(Guo et al. 2017, arXiv:1706.04599). It changes no label. The threshold is the lowest at which named
-cells are right as often as was asked for.
+(Guo et al. 2017, arXiv:1706.04599), and 1 where no cell is labelled wrongly: then the sharpest
+would always be best, and of how sure to be the cells say nothing. It changes no label. The
+threshold is the lowest at which named cells are right as often as was asked for.
 """
 
 from collections.abc import Mapping
@@ -18,11 +19,18 @@ from scipy.optimize import minimize_scalar
 
 from scfm.errors import ConfigError
 from scfm.metrics import expected_calibration_error
-from scfm.tasks.calibration import TEMPERATURES, Threshold, lowest_threshold, wilson
+from scfm.tasks.calibration import (
+    LEAST_CALLED,
+    TEMPERATURES,
+    Threshold,
+    lowest_threshold,
+    wilson,
+)
 from scfm.tasks.type_probabilities import TypeProbabilities
 
 FLOOR = 1e-12  # probability that a class without any is given before logarithms are taken
 PRECISION = 0.9  # of the cells that get a name
+LEAST_THRESHOLD = 0.5  # a name that is more likely wrong than right is not given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +110,8 @@ def tempered(
 
 
 def _fit_temperature(probabilities: Float[np.ndarray, "cell type"], true: np.ndarray) -> float:
+    if (probabilities.argmax(1) == true).all():
+        return 1.0
     cells = np.arange(len(true))
 
     def log_loss(log_temperature: float) -> float:
@@ -119,9 +129,11 @@ def _threshold(confidence: np.ndarray, is_right: np.ndarray, precision: float) -
         return lowest_threshold(confidence, is_right, precision)
     except ConfigError:
         order = np.argsort(-confidence, kind="stable")
-        share = np.cumsum(is_right[order]) / np.arange(1, len(order) + 1)
-        least = min(50, len(order))
-        best = least - 1 + int(np.argmax(share[least - 1 :]))
+        sorted_, n_called = confidence[order], np.arange(1, len(order) + 1)
+        is_last = np.append(sorted_[1:] < sorted_[:-1], True)  # cells of one confidence go together
+        allowed = np.flatnonzero(is_last & (n_called >= min(LEAST_CALLED, len(order))))
+        share = np.cumsum(is_right[order]) / n_called
+        best = int(allowed[np.argmax(share[allowed])])
         return Threshold(
             float(confidence[order[best]]), float(share[best]), (best + 1) / len(order)
         )

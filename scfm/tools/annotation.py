@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from scfm.data.marker_table import Given, marker_table
-from scfm.errors import ConfigError
+from scfm.data.soma_address import is_address
+from scfm.errors import ConfigError, MissingFileError
 from scfm.model.base import CellModel
 from scfm.tasks.neighbours import NeighbourConfig
 from scfm.tasks.reference import Reference, checked_vote
@@ -43,6 +44,7 @@ from scfm.tools.annotation_by_words import (
     annotate_by_words,
     annotate_file_by_words,
 )
+from scfm.tools.earlier_labels import drop_stale, settings_of
 from scfm.tools.embedding import checked_key
 from scfm.tools.loading import as_model, input_config
 from scfm.tools.ontology_labels import Mapped
@@ -306,8 +308,10 @@ def annotate(
     )
     adata = adata.copy() if copy else adata
     reading = input_config(layer, species, minimum_coverage, orthologs=orthologs)
+    before = settings_of(adata, key_added)
     if asked.way == "markers":
         annotate_by_markers(adata, asked.by_markers(), reading)
+        drop_stale(adata, before, key_added)
         return adata if copy else None
     used = _model(model, asked)
     way = asked.way_of(used)
@@ -318,6 +322,7 @@ def annotate(
     else:
         reference = ready_reference(asked, used, reading)
         annotate_by_reference(adata, used, reference, asked.by_reference(), reading)
+    drop_stale(adata, before, key_added)
     return adata if copy else None
 
 
@@ -358,6 +363,9 @@ def ready_reference(asked: Annotation, model: CellModel, reading: InputConfig) -
     so not the layer, and not a species that was named: the reference may be of the other.
     """
     assert asked.reference is not None
+    place = asked.reference
+    if isinstance(place, str | Path) and not is_address(place) and not Path(place).exists():
+        raise MissingFileError(f"{place}: no such reference (looked in {Path(place).absolute()}).")
     ready = as_reference(asked.reference)
     if ready is not None:
         _require_as_built(ready, asked)

@@ -27,6 +27,7 @@ from scfm.tasks.classification import (
 from scfm.tasks.probability_calibration import ProbabilityCalibration
 from scfm.tasks.type_probabilities import TypeProbabilities
 from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tools.earlier_labels import drop_stale_in
 from scfm.tools.embedding import (
     checked_batch_size,
     embed_settings,
@@ -144,6 +145,7 @@ def annotate_file_by_classifier(
             on_progress(int(index[-1]) + 1, source.n_cells)
         put_obs(file, labels.columns())
         write_settings(file, EMBEDDING, embed_settings(model, member, report, seen))
+        drop_stale_in(file, labels.settings(), how.key_added)
         write_settings(file, how.key_added, labels.settings())
 
     write_annotated(source, out, write)

@@ -8,7 +8,7 @@ out  obs["scfm_cell_type"], ["scfm_confidence"], ["scfm_runner_up"]; obsm["scfm_
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +25,14 @@ from scfm.data.write import SafeFile, put_obs, write_annotated
 from scfm.errors import ConfigError, GeneCoverageError, ScfmWarning
 from scfm.evaluate.labelled_cells import gene_keys
 from scfm.tasks.marker_scores import MarkerScorer
-from scfm.tasks.probability_calibration import ProbabilityCalibration, fit_probability_calibration
+from scfm.tasks.probability_calibration import (
+    LEAST_THRESHOLD,
+    ProbabilityCalibration,
+    fit_probability_calibration,
+)
 from scfm.tokens.inputs import InputConfig
 from scfm.tools.annotation_by_reference import label_columns
+from scfm.tools.earlier_labels import drop_stale_in
 from scfm.tools.embedding import new_embedding, scfm_uns, write_settings
 from scfm.tools.ontology_labels import Mapped, ontology_annotation, tidied
 from scfm.tools.reference import reference_labels
@@ -131,6 +136,7 @@ def annotate_file_by_markers(
             file.check()
             on_progress(at.stop, source.n_cells)
         put_obs(file, labels.columns())
+        drop_stale_in(file, labels.settings(), how.key_added)
         write_settings(file, how.key_added, labels.settings())
 
     write_annotated(source, out, write)
@@ -297,7 +303,8 @@ def calibration_of(how: MarkerAnnotation, reading: InputConfig) -> ProbabilityCa
     scores = np.concatenate([scorer.scores(rows) for rows in source.chunks(CHUNK_CELLS)])
     is_known = truth != ""
     found = scorer.probabilities(scores)
-    return fit_probability_calibration(found.part(np.flatnonzero(is_known)), truth[is_known])
+    fitted = fit_probability_calibration(found.part(np.flatnonzero(is_known)), truth[is_known])
+    return replace(fitted, threshold=max(fitted.threshold, LEAST_THRESHOLD))
 
 
 def types_of_labels(labels: list[str], table: MarkerTable) -> dict[str, str]:

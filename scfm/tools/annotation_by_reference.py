@@ -29,6 +29,7 @@ from scfm.tasks.type_probabilities import TypeProbabilities
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
 from scfm.tools.annotation_by_words import EMBEDDING, UNKNOWN
+from scfm.tools.earlier_labels import drop_stale_in
 from scfm.tools.embedding import (
     checked_batch_size,
     embed_settings,
@@ -195,6 +196,7 @@ def annotate_file_by_reference(
         put_obs(file, labels.columns())
         made = embed_settings(model, member, report, labels.embedding)
         write_settings(file, EMBEDDING, made)
+        drop_stale_in(file, labels.settings(), how.key_added)
         write_settings(file, how.key_added, labels.settings())
 
     write_annotated(source, out, write)

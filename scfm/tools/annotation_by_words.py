@@ -26,6 +26,7 @@ from scfm.tasks.smoothing import SmoothingConfig, smooth
 from scfm.tasks.type_calls import TypeCalls, call_types
 from scfm.tasks.word_annotation import POOLINGS, TypeWords, WordedCells, annotate_cells
 from scfm.tokens.inputs import InputConfig, open_input
+from scfm.tools.earlier_labels import drop_stale_in
 from scfm.tools.embedding import (
     checked_batch_size,
     embed_settings,
@@ -168,6 +169,7 @@ def annotate_file_by_words(
             on_progress(int(index[-1]) + 1, source.n_cells)
         put_obs(file, labels.columns(lambda: _chunks_of(target)))
         write_settings(file, EMBEDDING, embed_settings(model, member, report, settings))
+        drop_stale_in(file, labels.settings(), how.key_added)
         write_settings(file, how.key_added, labels.settings())
 
     write_annotated(source, out, write)

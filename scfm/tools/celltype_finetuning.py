@@ -43,7 +43,7 @@ from scfm.tasks.celltype import (
 from scfm.tasks.celltype_data import CelltypeSplit, LabelledPool, require_types, split_labelled
 from scfm.tasks.classification import as_probabilities, pool_scores
 from scfm.tasks.embedding import EmbeddingConfig
-from scfm.tasks.probability_calibration import fit_probability_calibration
+from scfm.tasks.probability_calibration import LEAST_THRESHOLD, fit_probability_calibration
 from scfm.tasks.type_probabilities import TypeProbabilities
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
@@ -272,10 +272,11 @@ def _warn(message: str) -> None:
 
 
 def calibrated(model: CellModel, pool: LabelledPool, split: CelltypeSplit) -> Calibration:
-    """Temperature and threshold from the validation cells."""
+    """Temperature and threshold (at least 0.5) from the validation cells."""
     found = as_probabilities(pool_scores(model, pool, split.validation), pool.labels)
     fit = fit_probability_calibration(found, pool.texts[split.validation])
-    return Calibration(temperature=fit.temperature, threshold=fit.threshold, facts=fit.facts)
+    threshold = max(fit.threshold, LEAST_THRESHOLD)
+    return Calibration(temperature=fit.temperature, threshold=threshold, facts=fit.facts)
 
 
 def _judged(

@@ -29,7 +29,7 @@ from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig
 from scfm.tasks.prototypes import PrototypeClassifier
 from scfm.tasks.reference import Reference
 from scfm.tasks.reference_folder import load_reference, save_reference
-from scfm.tasks.reference_index import is_reference
+from scfm.tasks.reference_index import TENSORS, is_reference
 from scfm.tokens.inputs import InputConfig, open_input
 from scfm.tokens.pool import PoolMember
 from scfm.tools.embedding import checked_batch_size, model_id, vocab_of
@@ -194,7 +194,9 @@ def as_reference(source: "Reference | AnnData | str | Path") -> Reference | None
     """A reference as it is, or loaded from its folder; None for labelled cells yet to embed."""
     if isinstance(source, Reference):
         return source
-    if isinstance(source, (str, Path)) and is_reference(source):
+    if isinstance(source, (str, Path)) and (
+        is_reference(source) or (Path(source) / TENSORS).is_file()
+    ):
         return load_reference(source)
     return None
 

@@ -15,14 +15,17 @@ from jaxtyping import Float, Int, Shaped
 from scfm.errors import LabelError
 from scfm.evaluate.celltype_protocol import inner_folds, on_classes
 from scfm.tasks.neighbours import NeighbourClassifier, NeighbourConfig
-from scfm.tasks.probability_calibration import ProbabilityCalibration, fit_probability_calibration
+from scfm.tasks.probability_calibration import (
+    LEAST_THRESHOLD,
+    ProbabilityCalibration,
+    fit_probability_calibration,
+)
 from scfm.tasks.prototypes import PrototypeClassifier
 from scfm.tasks.reference import VOTES
 from scfm.tasks.type_probabilities import TypeProbabilities
 
 N_FOLDS = 5
 MOST_ANSWERED = 10_000  # cells that calibration is fitted on, the same share of every fold
-LEAST_THRESHOLD = 0.5  # a name that is more likely wrong than right is not given
 
 
 def calibrate_votes(
@@ -40,6 +43,8 @@ def calibrate_votes(
     The threshold is the lowest at which ``precision`` of the named cells are right, and at least
     0.5.
     """
+    if donors is not None and len(set(donors.tolist()) - {""}) < 2:
+        donors = None
     answers: dict[str, list[TypeProbabilities]] = {way: [] for way in VOTES}
     truth: list[np.ndarray] = []
     folds = inner_folds(labels, donors, N_FOLDS, seed)
@@ -59,7 +64,7 @@ def calibrate_votes(
         truth.append(labels[asked])
     if not truth:
         return {way: ProbabilityCalibration() for way in VOTES}
-    by = "cells" if donors is None or len(set(donors.tolist())) < 2 else "donors"
+    by = "cells" if donors is None else "donors"
     return {
         way: _floored(on_classes(found), np.concatenate(truth), precision, by)
         for way, found in answers.items()

@@ -46,9 +46,9 @@ def support(
     rows = np.arange(adata.n_obs)
     if cells is not None:
         asked = [cells] if isinstance(cells, str) else list(cells)
-        rows = adata.obs_names.get_indexer(asked)
+        rows = adata.obs_names.get_indexer_for(asked)  # of a name that several have, all of them
         if (rows < 0).any():
-            strange = [name for name, row in zip(asked, rows, strict=True) if row < 0]
+            strange = [name for name in asked if name not in adata.obs_names]
             raise LabelError(f"No cell is called {', '.join(map(repr, strange[:5]))}.")
     neighbour = np.asarray(adata.obsm[f"{key}_neighbours"])[rows]
     similarity = np.asarray(adata.obsm[f"{key}_similarity"])[rows]

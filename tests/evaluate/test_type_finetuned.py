@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import scfm
+from scfm.errors import ConfigError, ScfmWarning
 from scfm.evaluate.celltype_evaluation import evaluate_celltype
 from scfm.evaluate.celltype_inputs import CelltypeData
 from scfm.evaluate.celltype_protocol import ProtocolConfig
@@ -97,3 +98,42 @@ def test_a_model_fine_tuned_elsewhere_answers_by_its_classifier(cells, tmp_path)
     assert method.macro_f1.value > 0.9
     own = model.calibration["threshold"]
     assert found.calibration["scfm_classifier"].thresholds == (own, own)
+
+
+def judged(cells, model, **more):
+    """On two folds of donors, beside the majority class."""
+    return evaluate_celltype(
+        CelltypeData(query=cells, label_key="cell_type", split_by="donor"),
+        {"model": model},
+        config=ProtocolConfig(n_folds=2, n_inner_folds=2, n_bootstrap=20, unknown=()),
+        reading=InputConfig(),
+        baselines=[m for m in BASELINES if m.key == "majority"],
+        **more,
+    )
+
+
+def test_the_callers_model_keeps_its_own_classifier(cells):
+    model = toy_model()
+    judged(cells, model, finetune=[CelltypeConfig(method="probe")])
+    assert model.classifier is None
+
+
+def test_one_way_asked_for_twice_is_refused(cells):
+    twice = [CelltypeConfig(method="probe"), CelltypeConfig(method="probe", features="genes")]
+    with pytest.raises(ConfigError, match="'scfm_probe'"):
+        judged(cells, toy_model(), finetune=twice)
+
+
+def test_a_model_judged_on_the_file_it_was_fine_tuned_on_is_named(cells, tmp_path):
+    cells.write_h5ad(tmp_path / "atlas.h5ad")
+    how = {"label_key": "cell_type", "holdout": "donor", "config": CelltypeConfig(method="probe")}
+    finetune_celltype(tmp_path / "atlas.h5ad", toy_model(), tmp_path / "run", **how)
+    model = scfm.load(tmp_path / "run")
+    with pytest.warns(ScfmWarning, match=r"fine-tuned on atlas\.h5ad itself"):
+        found = judged(tmp_path / "atlas.h5ad", model)
+    assert "has seen its labels" in found.notes[0]
+    assert found.notes[0] in found.verdict
+    assert "zero-shot" not in found.evaluation.method("scfm").note
+    cells[:60].copy().write_h5ad(tmp_path / "others.h5ad")
+    found = judged(tmp_path / "others.h5ad", model)
+    assert not any("labels" in note for note in found.notes)

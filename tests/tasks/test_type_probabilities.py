@@ -77,6 +77,25 @@ def test_a_precision_out_of_reach_is_told_in_the_facts(rng):
         fit_probability_calibration(found.part(np.arange(5)), np.full(5, "Z", object))
 
 
+def test_cells_of_one_confidence_are_named_together():
+    """A threshold cannot part them: its precision is that of all, in whatever order they come."""
+    rows = [[0.9, 0.1, 0.0]] * 100 + [[0.5, 0.3, 0.2]] * 100
+    truth = np.array(["A"] * 60 + ["B"] * 40 + ["B"] * 100, dtype=object)
+    for order in (np.arange(200), np.arange(200)[::-1]):
+        fitted = fit_probability_calibration(of(rows).part(order), truth[order])
+        assert fitted.facts["precision"] == 0.6
+        assert fitted.facts["coverage"] == 0.5
+
+
+def test_cells_that_are_all_right_do_not_say_how_sure_to_be(rng):
+    """The sharpest temperature would have the least loss, and every later cell full confidence."""
+    rows = rng.dirichlet(np.ones(3), size=60)
+    truth = np.array(["A", "B", "C"], dtype=object)[rows.argmax(1)]
+    assert fit_probability_calibration(of(rows), truth).temperature == 1.0
+    truth[:9] = "A"
+    assert fit_probability_calibration(of(rows), truth).temperature != 1.0
+
+
 def test_neighbours_say_the_same_as_labels_and_as_probabilities(rng):
     reference = rng.normal(size=(60, 4)) + np.repeat(np.eye(4)[:3] * 3, 20, axis=0)
     voters = NeighbourClassifier.fit(

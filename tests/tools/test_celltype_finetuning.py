@@ -113,6 +113,11 @@ def test_annotation_needs_no_reference(tuned, files, tmp_path):
     np.testing.assert_allclose(adata.obsm["again"], adata.obsm["X_scfm"], rtol=1e-5, atol=1e-5)
 
 
+def test_a_name_more_likely_wrong_than_right_is_not_given(tuned):
+    """However well the validation cells are named: others will come."""
+    assert scfm.load(tuned).calibration["threshold"] >= 0.5
+
+
 def test_unsure_cells_are_unknown(tuned, files):
     model, adata = scfm.load(tuned), ad.read_h5ad(files["cells"])
     model.calibration = {**model.calibration, "temperature": 20.0}  # of toys, they are all sure

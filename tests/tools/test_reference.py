@@ -15,6 +15,7 @@ from scfm.errors import (
     DamagedReferenceError,
     GeneCoverageError,
     LabelError,
+    MissingFileError,
     ModelError,
     NewerFormatError,
     OutputError,
@@ -23,6 +24,7 @@ from scfm.errors import (
 from scfm.model.base import save_model
 from scfm.tasks.neighbours import NeighbourClassifier
 from scfm.tasks.reference_folder import load_reference
+from scfm.tools.annotation import annotate_file
 from scfm.tools.info import describe, in_words
 from scfm.tools.reference_calibration import calibrate_votes
 from tests.toys import toy_adata, toy_model
@@ -142,6 +144,14 @@ def test_an_altered_index_is_refused(copied):
         load_reference(copied)
 
 
+def test_a_folder_without_its_index_is_damaged_and_none_is_missing(copied, model, query):
+    (copied / "reference.json").unlink()
+    with pytest.raises(DamagedReferenceError, match=r"no readable reference\.json"):
+        scfm.tl.annotate(query, model, reference=copied)
+    with pytest.raises(MissingFileError, match="no such reference"):
+        scfm.tl.annotate(query, model, reference=copied / "nowhere")
+
+
 def test_another_models_reference_is_refused_with_the_command(folder, query, tmp_path):
     save_model(toy_model(seed=1), tmp_path / "other model")
     other = scfm.load(tmp_path / "other model")
@@ -220,6 +230,10 @@ def test_codes_are_warned_of_and_measurements_refused(model, labelled):
 def test_one_donor_is_warned_of(model, labelled):
     cells = labelled.copy()
     cells.obs["donor"] = "d1"
+    with pytest.warns(ScfmWarning, match="names one donor, 'd1'"):
+        made = scfm.tl.build_reference(cells, model, label_key="cell_type", donor_key="donor")
+    assert made.calibrations["neighbours"].facts["held_out"] == "cells"
+    cells.obs["donor"] = ["d1", None] * 120  # who is not named is no second donor
     with pytest.warns(ScfmWarning, match="names one donor, 'd1'"):
         made = scfm.tl.build_reference(cells, model, label_key="cell_type", donor_key="donor")
     assert made.calibrations["neighbours"].facts["held_out"] == "cells"
@@ -305,3 +319,30 @@ def test_prototypes_are_mean_directions(model, folder, query):
     np.testing.assert_allclose(query.obs["scfm_confidence"], 1 / (1 + np.exp(-logit)), atol=1e-5)
     with pytest.raises(ConfigError, match="vote is 'mean'"):
         scfm.tl.annotate(query, model, reference=folder, vote="mean")
+
+
+def test_what_an_earlier_annotation_said_does_not_outlive_it(model, folder, query, tmp_path):
+    """Terms and neighbours of labels that are no longer there; other columns stay."""
+    terms = {"A": "B cell", "B": "T cell"}
+    own = {"scfm_cell_type", "scfm_confidence", "scfm_runner_up"}
+    query.obs["scfm_ontology_note"], before = "mine", set(query.obs) | {"scfm_ontology_note"}
+    scfm.tl.annotate(query, model, reference=folder, ontology=terms)
+    assert {"scfm_ontology_term", "scfm_ontology_name"} <= set(query.obs)
+    query.write_h5ad(tmp_path / "cells.h5ad")
+    scfm.tl.annotate(query, model, reference=folder, vote="prototypes")
+    assert set(query.obs) == before | own
+    assert set(query.obsm) == {"X_scfm"}
+    out = tmp_path / "out.h5ad"
+    annotate_file(tmp_path / "cells.h5ad", model, out, reference=folder, vote="prototypes")
+    written = ad.read_h5ad(out)
+    assert list(written.obs) == list(query.obs)
+    assert set(written.obsm) == {"X_scfm"}
+    pd.testing.assert_frame_equal(written.obs[list(COLUMNS)], query.obs[list(COLUMNS)])
+
+
+def test_cells_of_one_name_are_all_told_of(model, folder, query):
+    query.obs_names = ["a", "a", *query.obs_names[2:]]
+    scfm.tl.annotate(query, model, reference=folder)
+    assert scfm.tl.support(query, "a")["rank"].tolist() == [*range(1, 16), *range(1, 16)]
+    with pytest.raises(LabelError, match="No cell is called 'b'"):
+        scfm.tl.support(query, ["a", "b"])
