@@ -136,7 +136,7 @@ def test_a_linear_truth_is_learned(rng, loss):
     cells = screen.cells
     split = split_perturbations(cells, cells.names[::5], seed=0)
     config = PerturbationConfig(
-        **{**vars(CONFIG), "steps": 600, "objective": PerturbationObjective(loss=loss)}
+        **{**vars(CONFIG), "steps": 350, "objective": PerturbationObjective(loss=loss)}
     )
     fitted = fit_head(cells, split, screen.embeddings, VOCAB, config)
     truth = np.stack([screen.effects[list(t)].sum(0) for t in cells.targets_of(split.held_out)])
@@ -154,7 +154,8 @@ def test_a_linear_truth_is_learned(rng, loss):
 
 
 def test_the_kept_weights_are_the_best_ones(screen, split):
-    fitted = fit_head(screen.cells, split, screen.embeddings, VOCAB, CONFIG)
+    config = PerturbationConfig(**{**vars(CONFIG), "steps": 90})
+    fitted = fit_head(screen.cells, split, screen.embeddings, VOCAB, config)
     best = min(error for _, error in fitted.curve)
     assert dict(fitted.curve)[fitted.best_step] == best
     errors = [

@@ -121,7 +121,7 @@ def test_what_does_not_go_together(pbmc):
         ({"method": "reference"}, "needs one"),
         ({"method": "words", "reference": pbmc, "label_key": "truth"}, "needs no reference"),
         ({"method": "reference", "reference": pbmc, "label_key": "truth"}, "needs a model"),
-        ({"method": "genes"}, "known are reference, words, markers"),
+        ({"method": "genes"}, "known are reference, classifier, words, markers"),
         ({"method": "markers", "markers": marker_table(), "min_confidence": 2.0}, "lie in"),
         (
             {"method": "reference", "reference": pbmc, "label_key": "truth", "markers": {}},
