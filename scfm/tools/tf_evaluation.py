@@ -71,6 +71,8 @@ class EvaluationData:
     tracks: Mapping[str, Any] = field(default_factory=dict)
     group_key: str | None = None
     cell_key: str | None = None
+    chip_key: str | None = None
+    chip_of: Mapping[str, str] = field(default_factory=dict)
     label_key: str | None = None
     layer: str | None = None
     binarised: bool = False
@@ -105,6 +107,8 @@ def evaluate_binding(
         tracks=data.tracks,
         group_key=data.group_key,
         cell_key=data.cell_key,
+        chip_key=data.chip_key,
+        chip_of=data.chip_of,
         layer=data.layer,
         binarised=data.binarised,
     )

@@ -78,6 +78,27 @@ def test_a_model_is_not_judged_on_what_it_was_trained_on(examples, asked, said):
         judged_split(examples, model, asked)
 
 
+def test_groups_whose_names_are_not_those_of_the_chip(adata):
+    """As in training: chip_of says whose labels they are, or a column does."""
+    adata.obs["cluster"] = adata.obs["cell_type"].map({"B": "0", "T": "1"})
+    model = toy_binding(n_tracks=1)
+    model.provenance = {"split": KEPT | {"held_out_groups": []}}
+    scores = []
+    for key, more in (
+        ("cell_type", {}),
+        ("cluster", {"chip_of": {"0": "B", "1": "T"}}),
+        ("cluster", {"chip_key": "cell_type"}),
+    ):
+        found, _, _ = evaluate_binding(
+            EvaluationData(path=adata, group_key=key, **more),
+            model,
+            config=BindingEvaluationConfig(n_bootstrap=2),
+            device="cpu",
+        )
+        scores.append([m.scores["aupr"].value for m in found.quadrants[0].methods])
+    assert scores[0] == scores[1] == scores[2]
+
+
 def test_a_model_that_does_not_say_is_asked_for(examples):
     with pytest.raises(ConfigError, match="--validation-chroms, --test-chroms"):
         judged_split(examples, toy_binding(n_tracks=1), {})
