@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from scfm.cli import options
-from scfm.cli.tfbind_use import Binarised, CellKey, Fasta, GroupKey, Track
+from scfm.cli.tfbind_use import Binarised, CellKey, Chip, ChipKey, Fasta, GroupKey, Track
 
 
 def command(
@@ -19,6 +19,8 @@ def command(
     track: Track = None,
     group_key: GroupKey = None,
     cell_key: CellKey = None,
+    chip_key: ChipKey = None,
+    chip: Chip = None,
     training_chroms: Annotated[
         str | None, typer.Option(help="Default, here and below: what the model was trained with.")
     ] = None,
@@ -76,6 +78,8 @@ def command(
         tracks=options.named_paths(track or [], "--track"),
         group_key=group_key,
         cell_key=cell_key,
+        chip_key=chip_key,
+        chip_of=options.named(chip or [], "--chip", "GROUP=CELL"),
         label_key=label,
         layer=layer,
         binarised=binarised,

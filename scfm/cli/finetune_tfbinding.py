@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from scfm.cli import launching, options
+from scfm.cli.tfbind_use import Chip, ChipKey
 
 
 def command(
@@ -30,9 +31,8 @@ def command(
     group_key: Annotated[
         str | None, typer.Option(help="obs column of the groups of cells.")
     ] = None,
-    chip_key: Annotated[
-        str | None, typer.Option(help="obs column of the cell type with ChIP. [default: groups]")
-    ] = None,
+    chip_key: ChipKey = None,
+    chip: Chip = None,
     cell_key: Annotated[
         str | None, typer.Option(help="obsm key of cell embeddings, such as X_scfm.")
     ] = None,
@@ -77,6 +77,7 @@ def command(
             asked = {
                 **{"path": data, "fasta": fasta, "tracks": tracks},
                 **{"group_key": group_key, "cell_key": cell_key, "chip_key": chip_key},
+                "chip_of": options.named(chip or [], "--chip", "GROUP=CELL"),
             }
             chroms = {
                 **{"training_chroms": training_chroms, "validation_chroms": validation_chroms},
@@ -112,7 +113,8 @@ def _arguments(values: Mapping[str, Any]) -> list[str]:
         *("validation_chroms", "test_chroms", "held_out_groups", "start"),
     )
     given = [(f"--{name.replace('_', '-')}", [values[name]]) for name in names]
-    given += [("--track", values["track"] or []), ("--set", values["set_"] or [])]
+    given += [("--track", values["track"] or []), ("--chip", values["chip"] or [])]
+    given += [("--set", values["set_"] or [])]
     pairs = [(option, str(value)) for option, all_ in given for value in all_ if value is not None]
     switches = [f"--{name}" for name in ("resume", "json") if values[name]]
     debug = ["--debug"] if "--debug" in sys.argv else []

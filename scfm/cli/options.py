@@ -81,16 +81,21 @@ def names(text: str) -> tuple[str, ...]:
 
 def named_paths(given: list[str], option: str) -> dict[str, Path]:
     """NAME=FILE, as often as the option was given. Raises ConfigError."""
+    return {name: Path(path) for name, path in named(given, option, "NAME=FILE").items()}
+
+
+def named(given: list[str], option: str, wanted: str) -> dict[str, str]:
+    """NAME=VALUE, as often as the option was given, in words ``wanted``. Raises ConfigError."""
     from scfm.errors import ConfigError
 
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for text in given:
-        name, equals, path = text.partition("=")
-        if not (name and equals and path):
-            raise ConfigError(f"{option} {text}: wanted NAME=FILE.")
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ConfigError(f"{option} {text}: wanted {wanted}.")
         if name in found:
             raise ConfigError(f"{option}: {name} was given twice.")
-        found[name] = Path(path)
+        found[name] = value
     return found
 
 

@@ -19,6 +19,13 @@ GroupKey = Annotated[
 CellKey = Annotated[
     str | None, typer.Option(help="obsm key of the cell embeddings that condition the model.")
 ]
+ChipKey = Annotated[
+    str | None, typer.Option(help="obs column of the cell type with ChIP. [default: groups]")
+]
+Chip = Annotated[
+    list[str] | None,
+    typer.Option(help="GROUP=CELL: whose ChIP a group's labels are, where names differ."),
+]
 Tf = Annotated[list[str] | None, typer.Option(help="A TF; repeat for more. Default: all.")]
 Group = Annotated[
     list[str] | None, typer.Option(help="A group of cells; repeat for more. Default: all.")

@@ -30,7 +30,7 @@ def allele_windows(
     """
     at = length // 2 - shift
     longest = max((max(len(v.ref), len(v.alt)) for v in variants), default=0)
-    if not 0 <= at <= length - longest:
+    if at < 0 or longest > longest_allele(length, [shift]):
         raise InputError(
             f"An allele of {longest:,} bases does not fit into the model's window of {length:,} "
             f"bases moved by {shift}. Leave such variants out, move the windows less (--shift 0), "
@@ -45,6 +45,11 @@ def allele_windows(
         parts = window[:at], allele, window[at + len(variant.ref) :]
         out[:] = np.concatenate(parts)[:length]
     return one_hot(wide[:, :length]), one_hot(changed)
+
+
+def longest_allele(length: int, shifts: Sequence[int]) -> int:
+    """Bases of the longest allele that fits into the windows at all these shifts."""
+    return length - (length // 2 - min(shifts))
 
 
 def window_starts(

@@ -181,7 +181,7 @@ class GenomeRegions:
         """The groups' own signal at the regions, without reading sequence."""
         if self.group_signal is None:
             raise LabelError(
-                f"{self.name} was opened without groups. Name the obs column: --group."
+                f"{self.name} was opened without groups. Name the obs column: --group-key."
             )
         return np.asarray(self.group_signal.log_rate[group, region], dtype=np.float32).ravel()
 

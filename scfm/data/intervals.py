@@ -63,7 +63,10 @@ class Intervals:
 
 
 def read_bed(path: str | Path) -> Intervals:
-    """BED of three columns or more; of ten, as narrowPeak, the tenth is the summit's offset.
+    """BED of three columns or more; of narrowPeak, the tenth is the summit's offset.
+
+    narrowPeak may have columns of its own after the tenth; BED12, whose tenth counts blocks, is
+    told by its lists of sizes and starts.
 
     Lines that begin with #, track or browser are passed over. Raises MissingFileError,
     UnreadableFileError (not three columns; starts that are no numbers), InputError (an end at or
@@ -78,10 +81,8 @@ def read_bed(path: str | Path) -> Intervals:
         if table.empty:
             return Intervals(np.array([], dtype=str), *np.zeros((2, 0), dtype=np.int64))
         start, end = (table[column].astype(np.int64).to_numpy() for column in (1, 2))
-        summit = None
-        if table.shape[1] == 10:
-            offset = table[9].astype(np.int64).to_numpy()
-            summit = np.where(offset < 0, -1, start + offset)
+        offset = _summit_offsets(table, end - start)
+        summit = None if offset is None else np.where(offset < 0, -1, start + offset)
     except (ValueError, KeyError, TypeError, EOFError, OSError, zlib.error) as error:
         raise UnreadableFileError(
             f"{path}: is no BED file: wanted lines of chromosome, start and end, separated by tabs "
@@ -94,6 +95,21 @@ def read_bed(path: str | Path) -> Intervals:
             "0-based, ends the first base after: a single base is 100-101."
         )
     return Intervals(table[0].to_numpy(dtype=str), start, end, summit)
+
+
+def _summit_offsets(
+    table: pd.DataFrame, width: Int[np.ndarray, " interval"]
+) -> Int[np.ndarray, " interval"] | None:
+    """narrowPeak's tenth column, -1 where there is no summit; None for a table of another kind."""
+    if table.shape[1] == 10:
+        return table[9].astype(np.int64).to_numpy()
+    is_bed12 = table.shape[1] == 12 and bool(
+        all(table[c].str.fullmatch(r"\d+(,\d+)*,?").all() for c in (10, 11))
+    )
+    if table.shape[1] < 10 or is_bed12 or not table[9].str.fullmatch(r"-1|\d+").all():
+        return None
+    offset = table[9].astype(np.int64).to_numpy()
+    return offset if (offset < width).all() else None
 
 
 def _lines(path: Path) -> list[str]:

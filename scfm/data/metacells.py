@@ -111,7 +111,7 @@ def pooled(
     if embedding is None and groups is None:
         raise ConfigError(
             "Neither an embedding nor groups to pool the cells by. Name an obsm (--use-rep X_lsi) "
-            "or an obs column (--group cell_type)."
+            "or an obs column (--by cell_type)."
         )
     found = (
         _by_group(depth, np.asarray(groups))

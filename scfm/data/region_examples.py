@@ -173,7 +173,7 @@ def open_regions(
     elif cell_key or chip_key or chip_of:
         raise ConfigError(
             "cell_key, chip_key and chip_of say something of groups of cells: name their obs "
-            "column too, group_key (--group)."
+            "column too, group_key (--group-key)."
         )
     named = _tracks(file, tracks)
     if own is None and not named and not isinstance(planned.sequences, Genome):

@@ -140,7 +140,7 @@ def warn_if_unsaid(counting: str | None, source: CellSource) -> None:
     looks = "insertions" if n_twos > n_ones else "fragments"
     warnings.warn(
         f"{source.name} does not say what it counts; by its {n_ones:,} ones and {n_twos:,} twos, "
-        f"{looks}. Say it: counting='{looks}' (--counting {looks}), or uns['counting'].",
+        f"{looks}. Say it in the file: adata.uns['counting'] = '{looks}'.",
         ScfmWarning,
         stacklevel=3,
     )

@@ -113,7 +113,7 @@ def _own_length(regions: Regions) -> int:
     if len(widths) > 1:
         raise ConfigError(
             f"{regions.name}: regions of {widths[0]:,} to {widths[-1]:,} bases, and no length of "
-            "windows was asked for. Say one: length=1000 (--length 1000)."
+            "windows was asked for. Say one: length=1000 (--set data.length=1000)."
         )
     return int(widths[0])
 

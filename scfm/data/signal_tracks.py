@@ -86,7 +86,7 @@ class Tracks:
             if "{group}" in track.path and not groups:
                 raise ConfigError(
                     f"Track {name} has a file for each group ({track.path}), but the cells are not "
-                    "grouped. Name the obs column of the groups: --group cell_type."
+                    "grouped. Name the obs column of the groups: --group-key cell_type."
                 )
             for path in self._paths(track):
                 self._reader(path, track.scale)

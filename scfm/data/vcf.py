@@ -147,7 +147,10 @@ def _rows(lines: TextIOWrapper, path: Path) -> Iterator[tuple[int, tuple[str, in
 def _place(path: Path, row: int, chrom: str, position: int, ref: str, genome: Genome) -> None:
     """InputError where the genome has no such place, or another base there."""
     where = f"{path}, row {row} ({chrom}:{position} {ref[:SHOWN]})"
-    name = genome.resolve(chrom)
+    try:
+        name = genome.resolve(chrom)
+    except InputError as error:
+        raise InputError(f"{where}: {error} Leave its rows out, or give their FASTA.") from error
     end = position - 1 + len(ref)
     if end > genome.sizes[name]:
         raise InputError(

@@ -282,15 +282,20 @@ def in_regions(
     start: Int[np.ndarray, " region"],
     end: Int[np.ndarray, " region"],
 ) -> Int[np.ndarray, " variant"]:
-    """The region each variant's first base lies in, the one that starts last; -1 for none."""
+    """The region of each variant's first base, of several the one that starts last; -1: none."""
     found = np.full(len(variants), -1, dtype=np.int64)
     names = np.asarray(chrom).astype(str)
     for name in {variant.chrom for variant in variants}:
         rows = np.flatnonzero(names == name)
         rows = rows[np.argsort(start[rows], kind="stable")]
+        reach = np.maximum.accumulate(end[rows])
         here = np.array([i for i, v in enumerate(variants) if v.chrom == name], dtype=np.int64)
         at = np.array([variants[i].start for i in here], dtype=np.int64)
         last = np.searchsorted(start[rows], at, side="right") - 1
-        is_in = (last >= 0) & (at < end[rows[np.maximum(last, 0)]]) if len(rows) else last > 0
-        found[here[is_in]] = rows[last[is_in]]
+        for i, position, row in zip(here, at, last, strict=True):
+            while row >= 0 and reach[row] > position:  # none that starts earlier reaches further
+                if end[rows[row]] > position:
+                    found[i] = rows[row]
+                    break
+                row -= 1
     return found

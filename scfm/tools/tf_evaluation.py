@@ -53,14 +53,13 @@ from scfm.tools.tf_activities import (
     peak_totals,
 )
 from scfm.tools.tf_prediction import as_binding, binding_id, open_for
-from scfm.tools.tfbinding_training import split_of
+from scfm.tools.tfbinding_training import SPLIT_KEYS, refuse_seen, split_of
 from scfm.version import __version__
 
 TOLD_TYPES = (
     "The groups whose accessibility the model reads are the very types that clusters of cells are "
     "held against: activities were told them, LSI was not."
 )
-SPLIT_KEYS = ("training_chroms", "validation_chroms", "test_chroms", "held_out_groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +71,8 @@ class EvaluationData:
     tracks: Mapping[str, Any] = field(default_factory=dict)
     group_key: str | None = None
     cell_key: str | None = None
+    chip_key: str | None = None
+    chip_of: Mapping[str, str] = field(default_factory=dict)
     label_key: str | None = None
     layer: str | None = None
     binarised: bool = False
@@ -106,6 +107,8 @@ def evaluate_binding(
         tracks=data.tracks,
         group_key=data.group_key,
         cell_key=data.cell_key,
+        chip_key=data.chip_key,
+        chip_of=data.chip_of,
         layer=data.layer,
         binarised=data.binarised,
     )
@@ -138,7 +141,8 @@ def judged_split(
 ) -> RegionSplit:
     """The split the model was trained with, but for what is asked otherwise.
 
-    Raises ConfigError where the model does not say, or the regions lack a chromosome.
+    Raises ConfigError where the model does not say, the regions lack a chromosome or a group, and
+    where it was trained on what it would be judged on.
     """
     kept: Mapping[str, Any] = model.provenance.get("split", {})
     known = {key: tuple(kept.get(key, ())) for key in SPLIT_KEYS} | dict(asked)
@@ -150,9 +154,12 @@ def judged_split(
         )
     if "training_chroms" not in asked and {"validation_chroms", "test_chroms"} & set(asked):
         known["training_chroms"] = ()  # all that are left
-    there = set(examples.groups)
-    known["held_out_groups"] = tuple(g for g in known["held_out_groups"] if g in there)
-    return split_of(examples, SplitConfig(**known))
+    if "held_out_groups" not in asked:
+        there = set(examples.groups)
+        known["held_out_groups"] = tuple(g for g in known["held_out_groups"] if g in there)
+    chosen = split_of(examples, SplitConfig(**known))
+    refuse_seen(examples, model, chosen)
+    return chosen
 
 
 def trained_scfan(

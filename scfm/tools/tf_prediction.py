@@ -87,6 +87,8 @@ def open_for(
     tracks: Mapping[str, Any] | None = None,
     group_key: str | None = None,
     cell_key: str | None = None,
+    chip_key: str | None = None,
+    chip_of: Mapping[str, str] | None = None,
     layer: str | None = None,
     binarised: bool = False,
 ) -> RegionExamples:
@@ -99,6 +101,8 @@ def open_for(
         length=model.config.length,
         group_key=group_key if reads_cells else None,
         cell_key=cell_key if reads_cells else None,
+        chip_key=chip_key if reads_cells else None,
+        chip_of=chip_of if reads_cells else None,
         layer=layer,
         binarised=binarised,
     )
@@ -165,13 +169,14 @@ def check_readable(examples: RegionExamples, model: BindingModel) -> None:
     if examples.length != model.config.length:
         raise InputError(
             f"The windows have {examples.length:,} bases, the model reads {model.config.length:,}. "
-            f"Open the regions with length={model.config.length} (--length)."
+            f"Open the regions with length={model.config.length}."
         )
     if len(examples.tracks) != model.config.n_tracks:
         raise InputError(
             f"The data has {len(examples.tracks)} rows of accessibility "
             f"({', '.join(examples.tracks) or 'none'}), the model reads {model.config.n_tracks}. "
-            "Give the tracks it was trained with: --track NAME=FILE.bw, or groups of cells."
+            "Give the tracks it was trained with: --track NAME=FILE.bw, or groups of cells: "
+            "--group-key COLUMN."
         )
 
 

@@ -17,6 +17,7 @@ from scfm.data.genome import Genome
 from scfm.data.intervals import Intervals, covered_bases, read_bed, tile
 from scfm.data.nucleotides import UNKNOWN, gc_share
 from scfm.data.region_labels import Rule, label_windows, refuse_unlabelled
+from scfm.data.regions import check_in_range
 from scfm.data.write import check_writable, write_h5ad
 from scfm.errors import ConfigError, InputError
 
@@ -105,6 +106,10 @@ def make_regions(
     genome = Genome.open(fasta, name=genome_name)
     called = {task: read_bed(path) for task, path in peaks.items()}
     lenient = {task: read_bed(path) for task, path in (relaxed or {}).items()}
+    for beds, files in ((called, peaks), (lenient, relaxed or {})):
+        for task, bed in beds.items():
+            name = genome.name or str(fasta)
+            check_in_range(bed, genome.sizes, source=str(files[task]), genome=name)
     banned = None if blacklist is None else read_bed(blacklist).renamed(genome.names)
     sizes = {chrom: size for chrom, size in genome.sizes.items() if size >= config.length}
     rng = np.random.default_rng(config.seed)
@@ -122,7 +127,12 @@ def make_regions(
         *(np.concatenate([getattr(w, key) for w, _ in kept]) for key in ("chrom", "start", "end"))
     )
     table = np.concatenate([labels for _, labels in kept])
-    refuse_unlabelled(table, windows, called, config.overlap, config.share)
+    told = windows
+    if not len(windows):  # background goes by labels, and there is none: the refusal needs some
+        names = np.array(genome.names)
+        start = np.zeros(len(names), dtype=np.int64)
+        told = Intervals(names, start, start + config.length)
+    refuse_unlabelled(table, told, called, config.overlap, config.share)
     adata = _as_anndata(windows, table, tuple(called), genome, config)
     write_h5ad(adata, out)
     return RegionsMade(

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from scfm.data.allele_windows import longest_allele
 from scfm.data.genome import Genome
 from scfm.data.genome_regions import GenomeRegions
 from scfm.data.region_examples import RegionExamples
 from scfm.data.signal_tracks import Tracks
-from scfm.data.vcf import read_vcf
+from scfm.data.vcf import VariantFile, read_vcf
 from scfm.data.write import atomic_path, check_writable
 from scfm.errors import ConfigError, InputError
 from scfm.model.dna import BindingModel
@@ -93,7 +94,7 @@ def score_vcf(
     genome = Genome.open(fasta)
     around = surroundings_of(model, genome, regions, tracks or {})
     names, codes = _groups(around, groups)
-    found = read_vcf(vcf, genome)
+    found = _that_fit(read_vcf(vcf, genome), model.config.length, config.shifts, vcf)
     scores = score_variants(
         model, found.variants, genome, around, groups=codes, config=config, on_progress=on_progress
     )
@@ -102,6 +103,23 @@ def score_vcf(
     with atomic_path(out) as path:
         n_rows = _write(tables, path)
     return VariantEffects(len(found.variants), n_rows, found.left_out)
+
+
+def _that_fit(
+    found: VariantFile, length: int, shifts: Sequence[int], vcf: str | Path
+) -> VariantFile:
+    """Without alleles longer than the model's window takes; InputError where none is left."""
+    longest = longest_allele(length, shifts)
+    kept = tuple(v for v in found.variants if max(len(v.ref), len(v.alt)) <= longest)
+    if not kept:
+        raise InputError(
+            f"{vcf}: no allele fits into the model's window of {length:,} bases moved by "
+            f"{min(shifts)}, which takes {max(longest, 0):,} at most. Move the windows less "
+            "(--shift 0), or take a model of longer windows."
+        )
+    n_long = len(found.variants) - len(kept)
+    more = {f"longer than the {longest:,} bases that the window takes": n_long} if n_long else {}
+    return VariantFile(kept, {**found.left_out, **more})
 
 
 def surroundings_of(

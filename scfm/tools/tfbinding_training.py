@@ -6,7 +6,7 @@ out  a run folder: config.yaml, metrics.csv, checkpoints/, model/, metrics.json
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from scfm.data.region_sampling import labelled_chroms, numbers, pairs, part_exam
 from scfm.data.region_split import (
     PARTS,
     TEST,
+    TRAINING,
     VALIDATION,
     RegionSplit,
     bare,
@@ -49,6 +50,7 @@ from scfm.train.settings import as_started
 from scfm.version import __version__
 
 CONFIG, METRICS = "config.yaml", "metrics.json"
+SPLIT_KEYS = ("training_chroms", "validation_chroms", "test_chroms", "held_out_groups")
 
 
 def finetune_tfbinding(
@@ -76,6 +78,8 @@ def finetune_tfbinding(
     examples = open_examples(run.data, run.model.length)
     split = split_of(examples, run.split)
     model = _model(run, examples)
+    if run.start:
+        refuse_seen(examples, model, split)
     run = replace(run, model=model.config)
     make_folder(out)
     if rank() == 0:
@@ -169,6 +173,38 @@ def split_of(examples: RegionExamples, config: SplitConfig) -> RegionSplit:
             stacklevel=2,
         )
     return split
+
+
+def refuse_seen(examples: RegionExamples, model: BindingModel, chosen: RegionSplit) -> None:
+    """Refuse to judge a model on what it was trained with (ConfigError), as far as it says."""
+    facts, kept = (model.provenance.get(key, {}) for key in ("data", "split"))
+    own = RegionSplit(**{key: tuple(map(bare, kept.get(key, ()))) for key in SPLIT_KEYS[:3]})
+    chrom = np.array([bare(str(name)) for name in examples.chrom])
+    trained_in = own.part_of(chrom, examples.start, examples.end)
+    part = chosen.part_of(examples.chrom, examples.start, examples.end)
+    for told, option, forbidden in (
+        (TEST, "--test-chroms", (TRAINING, VALIDATION)),
+        (VALIDATION, "--validation-chroms", (TRAINING,)),
+    ):
+        seen = (part == told) & np.isin(trained_in, forbidden)
+        if seen.any():
+            names = ", ".join(np.unique(np.asarray(examples.chrom)[seen]).tolist())
+            raise ConfigError(
+                f"{option}: the model has seen {seen.sum():,} of these regions ({names}) while it "
+                f"was trained. It was not trained on {_listed(kept, 'test_chroms')}, and stopped "
+                f"by {_listed(kept, 'validation_chroms')}: leave the option out, or train another."
+            )
+    seen_groups = set(facts.get("groups", ())) - set(kept.get("held_out_groups", ()))
+    wrong = [name for name in chosen.held_out_groups if name in seen_groups]
+    if wrong:
+        raise ConfigError(
+            f"--held-out-groups: the model was trained on {', '.join(wrong)}. It was not on "
+            f"{_listed(kept, 'held_out_groups')}."
+        )
+
+
+def _listed(kept: Mapping[str, Any], key: str) -> str:
+    return ", ".join(kept.get(key, ())) or "any other"
 
 
 def _others(examples: RegionExamples, is_used: np.ndarray, names: list[str]) -> tuple[str, ...]:

@@ -94,6 +94,12 @@ def test_bed(tmp_path):
     narrow = "chr1\t5\t105\tp\t1\t.\t1\t1\t1\t60\nchr1\t5\t105\tp\t1\t.\t1\t1\t1\t-1\n"
     (tmp_path / "p.narrowPeak").write_text(narrow)
     assert read_bed(tmp_path / "p.narrowPeak").middle.tolist() == [65, 55]
+    more = "".join(f"{line}\textra\t7\n" for line in narrow.splitlines())
+    (tmp_path / "more.narrowPeak").write_text(more)
+    assert read_bed(tmp_path / "more.narrowPeak").middle.tolist() == [65, 55]
+    blocks = "chr1\t5\t105\tp\t1\t+\t5\t5\t0\t2\t10,20,\t0,80,\n"  # BED12, no summit
+    (tmp_path / "blocks.bed").write_text(blocks)
+    assert read_bed(tmp_path / "blocks.bed").middle.tolist() == [55]
     (tmp_path / "none.bed").write_text("# nothing\n")
     assert len(read_bed(tmp_path / "none.bed")) == 0
 

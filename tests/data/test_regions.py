@@ -339,7 +339,7 @@ def test_what_is_counted_is_said(peaks):
     with pytest.warns(ScfmWarning, match=r"ones and .* twos, fragments\. Say it"):
         open_regions(peaks, **how)
     peaks.X.data *= 2
-    with pytest.warns(ScfmWarning, match="counting='insertions'"):
+    with pytest.warns(ScfmWarning, match=r"\['counting'\] = 'insertions'"):
         open_regions(peaks, **how)
     assert open_regions(peaks, counting="fragments", **how).groups == ("A", "B")
 
@@ -376,6 +376,6 @@ def test_options_that_need_groups(peaks, tmp_path):
 def test_one_length_is_needed(peaks, chromosomes, tmp_path):
     fasta = write_fasta(tmp_path / "g.fa", chromosomes)
     peaks.var.loc[peaks.var_names[0], "end"] = 31
-    with pytest.raises(ConfigError, match=r"regions of 20 to 21 bases.*--length"):
+    with pytest.raises(ConfigError, match=r"regions of 20 to 21 bases.*data.length"):
         open_regions(peaks, fasta=fasta)
     assert open_regions(peaks, fasta=fasta, length=64).length == 64

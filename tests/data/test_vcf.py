@@ -128,3 +128,9 @@ def test_no_vcf(genome, tmp_path):
     packed.write_bytes(gzip.compress(HEADER.encode() * 50)[:-12])
     with pytest.raises(UnreadableFileError, match="truncated"):
         read_vcf(packed, genome)
+
+
+def test_a_chromosome_the_genome_lacks_is_told_with_its_row(genome, tmp_path):
+    path = write(tmp_path, ("chr4", 2, ".", "A", "C"), ("chrUn_x", 5, ".", "A", "C"))
+    with pytest.raises(InputError, match=r"row 4 \(chrUn_x:5 A\): .*no chromosome 'chrUn_x'"):
+        read_vcf(path, genome)

@@ -149,5 +149,18 @@ def test_regions_of_variants():
     start, end = np.array([10, 50, 10, 40]), np.array([20, 60, 20, 70])
     places = [("a", 9), ("a", 10), ("a", 19), ("a", 20), ("a", 55), ("a", 65), ("b", 15), ("z", 3)]
     variants = [Variant(c, s, "A", "C") for c, s in places]
-    # 65 lies in the longer of two, but the one that starts last, 50, ends before it
-    assert in_regions(variants, chrom, start, end).tolist() == [-1, 0, 0, -1, 1, -1, 2, -1]
+    # 65 lies in the longer of two, 55 in both: then it is the one that starts last
+    assert in_regions(variants, chrom, start, end).tolist() == [-1, 0, 0, -1, 1, 3, 2, -1]
+
+
+def test_regions_of_variants_are_those_that_a_look_at_each_finds(rng):
+    start = rng.integers(0, 400, 60)
+    end = start + rng.integers(1, 120, 60)
+    variants = [Variant("a", at, "A", "C") for at in range(520)]
+    found = in_regions(variants, np.full(60, "a"), start, end)
+    for at, region in enumerate(found.tolist()):
+        holding = np.flatnonzero((start <= at) & (at < end))
+        assert (region >= 0) == (len(holding) > 0)
+        if len(holding):
+            assert region in holding
+            assert start[region] == start[holding].max()

@@ -51,10 +51,52 @@ def test_the_split_is_the_models_own(examples):
 
 def test_what_is_asked_otherwise_leaves_the_rest_to_training(examples):
     model = toy_binding(n_tracks=1)
-    model.provenance = {"split": KEPT}
+    model.provenance = {"split": KEPT | {"training_chroms": ["chr2"]}}
     found = judged_split(examples, model, {"test_chroms": ("chr1",)})
     assert found.training_chroms == ("chr2", "chr4")
     assert found.test_chroms == ("chr1",)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"test_chroms": ("chr1",)}, r"--test-chroms: the model has seen .* \(chr1\)"),
+        ({"test_chroms": ("2:0-100000",)}, r"--test-chroms: the model has seen .* \(chr2\)"),
+        (
+            {"test_chroms": ("chr3",), "validation_chroms": ("chr4",)},
+            "--test-chroms: the model has seen",
+        ),
+        ({"validation_chroms": ("chr1",)}, "--validation-chroms: the model has seen"),
+        ({"held_out_groups": ("B",)}, "trained on B. It was not on T"),
+        ({"held_out_groups": ("typo",)}, "no group of"),
+    ],
+)
+def test_a_model_is_not_judged_on_what_it_was_trained_on(examples, asked, said):
+    model = toy_binding(n_tracks=1)
+    model.provenance = {"split": KEPT, "data": {"groups": ["B", "T"]}}
+    with pytest.raises(ConfigError, match=said):
+        judged_split(examples, model, asked)
+
+
+def test_groups_whose_names_are_not_those_of_the_chip(adata):
+    """As in training: chip_of says whose labels they are, or a column does."""
+    adata.obs["cluster"] = adata.obs["cell_type"].map({"B": "0", "T": "1"})
+    model = toy_binding(n_tracks=1)
+    model.provenance = {"split": KEPT | {"held_out_groups": []}}
+    scores = []
+    for key, more in (
+        ("cell_type", {}),
+        ("cluster", {"chip_of": {"0": "B", "1": "T"}}),
+        ("cluster", {"chip_key": "cell_type"}),
+    ):
+        found, _, _ = evaluate_binding(
+            EvaluationData(path=adata, group_key=key, **more),
+            model,
+            config=BindingEvaluationConfig(n_bootstrap=2),
+            device="cpu",
+        )
+        scores.append([m.scores["aupr"].value for m in found.quadrants[0].methods])
+    assert scores[0] == scores[1] == scores[2]
 
 
 def test_a_model_that_does_not_say_is_asked_for(examples):

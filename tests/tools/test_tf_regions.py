@@ -64,6 +64,20 @@ def test_windows_and_labels(genome, beds):
     assert "".join("ACGT"[i] for i in batch.sequence[0].argmax(axis=0)) == text
 
 
+def test_peaks_of_another_assembly(genome, beds):
+    (beds / "abf1.bed").write_text("chr1\t1500\t1700\nchr1\t1990\t2001\n")
+    with pytest.raises(InputError, match=r"abf1\.bed: 1 of 2 .* chr1:1990-2001, .* 2,000 bases"):
+        make(genome, beds)
+
+
+def test_no_window_has_a_label(genome, beds):
+    """No background is kept either, so there is not one window; the reason is told all the same."""
+    for name in ("reb1", "abf1"):
+        (beds / f"{name}.bed").write_text("chr1\t500\t540\n")
+    with pytest.raises(InputError, match=r"40 bases \(median\), the windows 100.*--overlap centre"):
+        make(genome, beds, RegionsConfig(length=100, background=1))
+
+
 def test_the_background_is_drawn(genome, beds):
     config = RegionsConfig(length=100, background=2, margin=100, with_sequence=True)
     made, adata = make(genome, beds, config)

@@ -118,6 +118,14 @@ def test_resume_changes_nothing_that_is_computed(file, tmp_path):
     curve = provenance["validation_curves"][0]
     first = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert curve[0][1] == pytest.approx(first["validation"]["aupr"])
+    swapped = SplitConfig(validation_chroms=("chr2",), test_chroms=("chr1",))
+    leaking = dataclasses.replace(started, split=swapped)
+    with (
+        pytest.warns(ScfmWarning, match="chr8"),
+        pytest.raises(ConfigError, match=r"--test-chroms: the model has seen .* \(chr1\)"),
+    ):
+        finetune_tfbinding(leaking, tmp_path / "third")
+    assert not (tmp_path / "third").exists()
 
 
 @pytest.mark.parametrize(
