@@ -110,7 +110,8 @@ def strongest(
     means = np.array([loss.mean() for loss in losses])
     best = int(means.argmin())
     allowed = means[best] + losses[best].std() / np.sqrt(len(losses[best]))
-    return int(min(np.flatnonzero(means <= allowed), key=lambda at: inverse_penalties[at]))
+    near = np.flatnonzero(means <= allowed).tolist()
+    return min(near, key=lambda at: inverse_penalties[at])
 
 
 def spread_of(vectors: Float[np.ndarray, "cell d"]) -> Float[np.ndarray, " d"]:
