@@ -9,6 +9,7 @@ Loading reads JSON, TSV and safetensors only: nothing from the folder can run.
 
 import json
 import logging
+import os
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -170,6 +171,10 @@ class CellModel(PreTrainedModel):
             name = type(self).__name__
             raise ModelError(f"This model has no vocabulary; build it with {name}.from_scratch.")
         folder = Path(save_directory)
+        if not torch.accelerator.is_available():
+            # transformers saves through accelerate, which imports DeepSpeed where both are there;
+            # left to look for a GPU, that says so on stdout, where --json has its one line
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         super().save_pretrained(folder, **kwargs)
         set_usual_mode(folder / WEIGHTS)
         self.vocab.save(folder / VOCAB)

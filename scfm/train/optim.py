@@ -41,7 +41,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
     """Two groups: weights of linear layers decay; embeddings, norms and biases do not.
 
     A rare gene's embedding gets a gradient only when the gene is seen; decay would pull it to
-    zero in between. Frozen weights are in neither.
+    zero in between. Frozen weights are in neither, and a group of none is left out: DeepSpeed drops
+    it, and the schedule would have one rate too many.
     """
     decayed, spared = [], []
     for layer in module.modules():
@@ -50,10 +51,11 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict]:
                 continue
             is_matrix = isinstance(layer, nn.Linear) and name == "weight"
             (decayed if is_matrix else spared).append(parameter)
-    return [
+    groups = [
         {"params": decayed, "weight_decay": weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def lr_share(step: int, warmup_steps: int, total_steps: int, final_share: float) -> float:

@@ -51,3 +51,11 @@ def test_warm_up_never_eats_a_short_run():
         optimizer.step()
         schedule.step()
     assert math.isclose(max(rates), OptimConfig().lr)
+
+
+def test_a_group_of_no_weights_is_left_out():
+    """DeepSpeed drops it: the schedule's rates would no longer go by the groups."""
+    layer = torch.nn.Linear(3, 2)
+    layer.bias.requires_grad_(False)
+    (group,) = parameter_groups(layer, 0.1)
+    assert (group["params"], group["weight_decay"]) == ([layer.weight], 0.1)
