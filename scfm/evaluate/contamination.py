@@ -26,12 +26,13 @@ from scfm.data.leakage import FEWEST_GENES, KeyedSource, find_leaks, holds_whole
 from scfm.data.read import open_counts
 from scfm.data.soma_address import is_address
 from scfm.data.store import Store, is_store
-from scfm.model.base import CellModel
 from scfm.model.folder import find_model, read_provenance
 from scfm.tokens.vocab import GeneVocab
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+    from scfm.model.base import CellModel
 
 MOST_NAMED = 1_000  # cells listed in metrics.json
 SHOWN = 5
@@ -193,7 +194,7 @@ def find_contamination(
     )
 
 
-def learned_labels_of(model: CellModel, data: "str | Path | AnnData", name: str) -> str | None:
+def learned_labels_of(model: "CellModel", data: "str | Path | AnnData", name: str) -> str | None:
     """A sentence where a model was fine-tuned on this very file, labels and all; else None."""
     made = model.provenance.get("finetuned", {}).get("data", {})
     is_file = isinstance(data, str | Path) and Path(data).is_file()
