@@ -142,16 +142,15 @@ def fit_calibration(
 def fit_temperature(logits: TypeLogits, is_correct: Bool[np.ndarray, " cell"]) -> float:
     """The temperature of least log loss of "the call is right", in `TEMPERATURES`.
 
-    Which call is made does not hang on it, so whether it is right is known beforehand. 1 where all
-    calls are right: then the sharpest would always be best.
+    Which call is made does not hang on it, so whether it is right is known beforehand. One more
+    cell, like these, counts as wrong: n that are all right call for n / (n + 1), not for certainty.
     """
-    if is_correct.all():
-        return 1.0
 
     def log_loss(log_temperature: float) -> float:
         sure = call_types(logits, float(np.exp(log_temperature))).confidence
         sure = np.clip(sure, 1e-12, 1 - 1e-12)
-        return float(-np.where(is_correct, np.log(sure), np.log1p(-sure)).mean())
+        loss = -np.where(is_correct, np.log(sure), np.log1p(-sure)).sum()
+        return float(loss - np.log1p(-sure).mean()) / (len(sure) + 1)
 
     low, high = np.log(TEMPERATURES)
     # The loss need not have one valley: the best of a grid first, then the bottom beside it.

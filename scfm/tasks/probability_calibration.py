@@ -4,9 +4,9 @@ in   TypeProbabilities of cells that had no vote on themselves, their true label
 out  ProbabilityCalibration: a temperature, and the confidence below which a cell is unknown
 
 The temperature divides log-probabilities; it is the one of least log loss of the true label
-(Guo et al. 2017, arXiv:1706.04599), and 1 where no cell is labelled wrongly: then the sharpest
-would always be best, and of how sure to be the cells say nothing. It changes no label. The
-threshold is the lowest at which named cells are right as often as was asked for.
+(Guo et al. 2017, arXiv:1706.04599) over these cells and one more, like them, that is wrong: without
+it n cells that are all right would call for certainty, with it for n / (n + 1). It changes no
+label. The threshold is the lowest at which named cells are right as often as was asked for.
 """
 
 from collections.abc import Mapping
@@ -110,13 +110,14 @@ def tempered(
 
 
 def _fit_temperature(probabilities: Float[np.ndarray, "cell type"], true: np.ndarray) -> float:
-    if (probabilities.argmax(1) == true).all():
-        return 1.0
-    cells = np.arange(len(true))
+    cells, best = np.arange(len(true)), probabilities.argmax(1)
 
     def log_loss(log_temperature: float) -> float:
         found = tempered(probabilities, float(np.exp(log_temperature)))
-        return float(-np.log(np.maximum(found[cells, true], FLOOR)).mean())
+        loss = -np.log(np.maximum(found[cells, true], FLOOR)).sum()
+        found[cells, best] = 0.0
+        one_wrong = -np.log(np.maximum(found.sum(1), FLOOR)).mean()
+        return float(loss + one_wrong) / (len(true) + 1)
 
     bounds = tuple(np.log(TEMPERATURES))
     found: Any = minimize_scalar(log_loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})

@@ -119,8 +119,7 @@ def test_scores_of_methods_that_can_learn(learnable):
     by_key = {method.key: method for method in result.evaluation.methods}
     assert by_key["pca_logistic"].macro_f1.value > 0.95
     assert by_key["majority"].accuracy.value == pytest.approx(1 / 3)
-    # nobody errs here, so nothing says how sure to be: probabilities stay as they came
-    assert set(result.calibration["raw_logistic"].temperatures) == {1.0}
+    assert result.calibration["raw_logistic"].error.value < 0.1
     assert result.evaluation.resampled == "donor"
     assert "wins" in result.verdict
     assert result.verdict.startswith("The strongest baseline")

@@ -95,3 +95,11 @@ def test_kept_in_the_models_folder(tmp_path):
     for wrong in ({"temperature": -1}, {"heat": 2}, {"threshold": "high"}):
         with pytest.raises(ModelError, match="no calibration"):
             Calibration.read(wrong)
+
+
+def test_calls_that_are_all_right_do_not_call_for_certainty():
+    """In closed form n / (n + 1)."""
+    logits = TypeLogits((np.tile([1.0, 0.0], (50, 1)),))
+    temperature = fit_temperature(logits, np.ones(50, dtype=bool))
+    sure = call_types(logits, temperature).confidence
+    np.testing.assert_allclose(sure, 50 / 51, rtol=1e-5)

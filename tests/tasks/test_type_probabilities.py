@@ -87,13 +87,14 @@ def test_cells_of_one_confidence_are_named_together():
         assert fitted.facts["coverage"] == 0.5
 
 
-def test_cells_that_are_all_right_do_not_say_how_sure_to_be(rng):
-    """The sharpest temperature would have the least loss, and every later cell full confidence."""
-    rows = rng.dirichlet(np.ones(3), size=60)
-    truth = np.array(["A", "B", "C"], dtype=object)[rows.argmax(1)]
-    assert fit_probability_calibration(of(rows), truth).temperature == 1.0
-    truth[:9] = "A"
-    assert fit_probability_calibration(of(rows), truth).temperature != 1.0
+@pytest.mark.parametrize("n_cells", [9, 1000])
+def test_cells_that_are_all_right_do_not_call_for_certainty(n_cells):
+    """In closed form n / (n + 1); of the cells alone the sharpest would have the least loss."""
+    found = of([[0.7, 0.3]] * n_cells, classes=("A", "B"))
+    truth = np.full(n_cells, "A", dtype=object)
+    fitted = fit_probability_calibration(found, truth)
+    sure = fitted.apply(found).confidence
+    np.testing.assert_allclose(sure, n_cells / (n_cells + 1), rtol=1e-5)
 
 
 def test_neighbours_say_the_same_as_labels_and_as_probabilities(rng):
