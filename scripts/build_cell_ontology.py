@@ -2,15 +2,14 @@
 
 in   CL-ontology-v*.json.zst, as CELLxGENE's ontology guide has it
      (where it is from: scfm/data/resources/SOURCES.md)
-out  cell_ontology.tsv.gz: id, name, direct parents, exact synonyms; of retired terms replaced_by
+out  cell_ontology.tsv.xz: id, name, direct parents, exact synonyms; of retired terms replaced_by
 
     python scripts/build_cell_ontology.py CL-ontology-v2026-03-26.json.zst
 """
 
 import argparse
-import gzip
-import io
 import json
+import lzma
 import re
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ RELEASE = re.compile(r"v(\d{4}-\d{2}-\d{2})")
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("ontology", type=Path, help="CL-ontology-v*.json.zst")
-    parser.add_argument("--out", type=Path, default=RESOURCES / "cell_ontology.tsv.gz")
+    parser.add_argument("--out", type=Path, default=RESOURCES / "cell_ontology.tsv.xz")
     arguments = parser.parse_args()
     release = RELEASE.search(arguments.ontology.name)
     assert release, f"{arguments.ontology.name} does not say its release (v2026-03-26)"
@@ -86,15 +85,13 @@ def lineage(key: str, parents: dict[str, list[str]]) -> set[str]:
 
 
 def write(rows: list[tuple[str, ...]], release: str, path: Path) -> None:
-    """Gzip without time or file name, so that equal tables are equal files."""
+    """xz, which knows no time and no file name, so that equal tables are equal files."""
     lines = [f"# Cell Ontology {release}, CC BY 4.0; changed: see SOURCES.md", "\t".join(COLUMNS)]
     for row in rows:
         assert not any(mark in cell for cell in row for mark in "\t\n"), row
         lines.append("\t".join(row))
-    packed = io.BytesIO()
-    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=9, mtime=0, filename="") as out:
-        out.write(("\n".join(lines) + "\n").encode())
-    path.write_bytes(packed.getvalue())
+    packed = lzma.compress(("\n".join(lines) + "\n").encode(), preset=9 | lzma.PRESET_EXTREME)
+    path.write_bytes(packed)
 
 
 if __name__ == "__main__":

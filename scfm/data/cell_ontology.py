@@ -1,14 +1,14 @@
 """The Cell Ontology that travels with the package: what a cell type's name means, and what is what.
 
-in   scfm/data/resources/cell_ontology.tsv.gz and cell_type_shorthand.tsv (where they are from:
+in   scfm/data/resources/cell_ontology.tsv.xz and cell_type_shorthand.tsv (where they are from:
      SOURCES.md there), read once, when asked for
 out  CellOntology: names -> terms, and the terms' order by "is a"
 
 A term is written as its id, "CL:0000084". Source: Diehl et al. 2016, doi:10.1186/s13326-016-0088-7.
 """
 
-import gzip
 import heapq
+import lzma
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -239,8 +239,8 @@ def _index(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 @cache
 def _shipped() -> CellOntology:
     resources = files("scfm.data") / "resources"
-    packed = (resources / "cell_ontology.tsv.gz").read_bytes()
-    title, _, *lines = gzip.decompress(packed).decode().splitlines()
+    packed = (resources / "cell_ontology.tsv.xz").read_bytes()
+    title, _, *lines = lzma.decompress(packed).decode().splitlines()
     names, parents, synonyms, replaced, retired = {}, {}, {}, {}, []
     for line in lines:
         term, name, above, others, new = line.split("\t")

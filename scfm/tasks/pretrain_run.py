@@ -220,7 +220,8 @@ def _flat(run: PretrainRun) -> dict[str, Any]:
 
 def on_these_processes(run: PretrainRun) -> PretrainRun:
     """The run on as many processes as there are: torchrun's numbers, where it started this one."""
-    return replace(run, train=as_started(run.train))
+    train = as_started(run.train)
+    return run if train is run.train else replace(run, train=train)
 
 
 def absolute(run: PretrainRun) -> PretrainRun:

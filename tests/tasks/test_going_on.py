@@ -235,7 +235,7 @@ def test_best_that_nobody_could_know_is_refused_later_too(stopped):
 
 
 def test_run_is_recorded_on_the_processes_it_has(run, monkeypatch):
-    assert on_these_processes(run) == run
+    assert on_these_processes(run) is run
     for name, value in {"LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4, "RANK": 5, "WORLD_SIZE": 8}.items():
         monkeypatch.setenv(name, str(value))
     train = on_these_processes(run).train
