@@ -2,56 +2,42 @@
 
 in   a head, or a folder holding config.json, model.safetensors, vocab.tsv, provenance.json
 out  the folder, or the head
-
-Loading reads JSON, TSV and safetensors only: nothing from the folder can run.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from scfm.data.fingerprint import sha256
-from scfm.data.write import atomic_folder, set_usual_mode
 from scfm.errors import ModelError
 from scfm.model.folder import CONFIG, PROVENANCE, VOCAB, WEIGHTS, read_provenance
+from scfm.model.head_folder import HeadKind
 from scfm.model.perturbation import PerturbationHead, PerturbationSizes
 from scfm.tokens.vocab import GeneVocab
 
-MODEL_TYPE = "scfm-perturbation"
 FILES = (CONFIG, WEIGHTS, VOCAB, PROVENANCE)
+PERTURBATION = HeadKind(
+    model_type="scfm-perturbation",
+    name="perturbation head",
+    command="scfm finetune perturbation",
+    lower_rate="--lr",
+    place="head",
+    files=FILES,
+)
 
 
 def save_perturbation(head: PerturbationHead, folder: str | Path) -> None:
     """Write the head into a folder that appears whole or not at all."""
-    tensors = {name: value.contiguous().cpu() for name, value in head.state_dict().items()}
-    broken = [name for name, value in tensors.items() if not value.isfinite().all()]
-    if broken:
-        raise ModelError(
-            f"The head has NaN or infinite weights ({', '.join(broken[:3])}): training diverged. "
-            "Nothing was exported. Start again with a lower --lr."
-        )
-    with atomic_folder(folder, marker=PROVENANCE) as temporary:
-        config = {
-            "model_type": MODEL_TYPE,
-            "sizes": asdict(head.sizes),
-            "n_genes": len(head.genes),
-            "d_embedding": head.embeddings.shape[1],
-            "vocab_hash": head.vocab.hash,
-        }
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        save_file(tensors, temporary / WEIGHTS)
-        set_usual_mode(temporary / WEIGHTS)
-        head.vocab.save(temporary / VOCAB)
-        hashes = {
-            "weights_sha256": sha256(temporary / WEIGHTS),
-            "config_sha256": sha256(temporary / CONFIG),
-        }
-        head.provenance = {**head.provenance, **hashes}
-        (temporary / PROVENANCE).write_text(json.dumps(head.provenance, indent=2) + "\n")
+    config = {
+        "sizes": asdict(head.sizes),
+        "n_genes": len(head.genes),
+        "d_embedding": head.embeddings.shape[1],
+        "vocab_hash": head.vocab.hash,
+    }
+    head.provenance = PERTURBATION.save(
+        head, folder, config, head.provenance, more=lambda at: head.vocab.save(at / VOCAB)
+    )
 
 
 def load_perturbation(source: str | Path) -> PerturbationHead:
@@ -59,8 +45,8 @@ def load_perturbation(source: str | Path) -> PerturbationHead:
 
     Raises ModelError where a file is missing, altered, or of another kind of model.
     """
-    folder = _found(Path(source))
-    provenance, config = read_provenance(folder), _read_config(folder)
+    folder = PERTURBATION.find(source)
+    provenance, config = read_provenance(folder), PERTURBATION.read_config(folder)
     vocab = GeneVocab.load(folder / VOCAB)
     if vocab.hash != config["vocab_hash"]:
         raise ModelError(
@@ -84,29 +70,3 @@ def load_perturbation(source: str | Path) -> PerturbationHead:
 def as_head(head: PerturbationHead | str | Path) -> PerturbationHead:
     """Heads pass, paths are loaded."""
     return head if isinstance(head, PerturbationHead) else load_perturbation(head)
-
-
-def _found(folder: Path) -> Path:
-    if not (folder / CONFIG).exists() and (folder / "head").is_dir():
-        folder = folder / "head"
-    missing = [name for name in FILES if not (folder / name).exists()]
-    if missing:
-        raise ModelError(
-            f"There is no perturbation head at {folder}: it lacks {', '.join(missing)}. Make one "
-            "with 'scfm finetune perturbation', or copy the whole folder again."
-        )
-    return folder
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{folder / CONFIG} is not readable JSON: {error}.") from error
-    found = config.get("model_type") if isinstance(config, dict) else None
-    if found != MODEL_TYPE:
-        raise ModelError(
-            f"{folder} holds a model of type {found!r}; wanted a perturbation head "
-            f"({MODEL_TYPE!r}), as 'scfm finetune perturbation' writes it."
-        )
-    return config
