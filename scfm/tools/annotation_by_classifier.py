@@ -37,6 +37,7 @@ from scfm.tools.embedding import (
     vocab_of,
     write_settings,
 )
+from scfm.tools.label_table import label_lines
 from scfm.tools.ontology_labels import Mapped, ontology_annotation, tidied
 from scfm.version import __version__
 
@@ -59,14 +60,12 @@ class ClassifierSummary:
     genes: GeneReport
 
     def __str__(self) -> str:
-        width = max(map(len, self.cells), default=0)
         how = "calibrated" if self.is_calibrated else "not calibrated"
         lines = [
             f"{self.n_cells:,} cells labelled by the model's classifier of {len(self.labels)} "
             f"types; unknown below {self.threshold:.3g} ({how})"
         ]
-        for label, n in sorted(self.cells.items(), key=lambda item: (-item[1], item[0])):
-            lines.append(f"  {label:<{width}}  {n:>8,}  {n / self.n_cells:>6.1%}")
+        lines += label_lines(self.cells, self.n_cells)
         return "\n".join([*lines, str(self.genes)])
 
     def to_dict(self) -> dict[str, Any]:

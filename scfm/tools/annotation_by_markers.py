@@ -34,6 +34,7 @@ from scfm.tokens.inputs import InputConfig
 from scfm.tools.annotation_by_reference import label_columns
 from scfm.tools.earlier_labels import drop_stale_in
 from scfm.tools.embedding import new_embedding, scfm_uns, write_settings
+from scfm.tools.label_table import label_lines
 from scfm.tools.ontology_labels import Mapped, ontology_annotation, tidied
 from scfm.tools.reference import reference_labels
 from scfm.version import __version__
@@ -57,14 +58,12 @@ class MarkerSummary:
     calibration: Mapping[str, Any]  # empty: not calibrated
 
     def __str__(self) -> str:
-        width = max(map(len, self.cells), default=0)
         how = "calibrated" if self.calibration else "NOT calibrated: no labelled cells were given"
         lines = [
             f"{self.n_cells:,} cells labelled by {self.markers}; unknown below "
             f"{self.threshold:.3g} ({how})"
         ]
-        for label, n in sorted(self.cells.items(), key=lambda item: (-item[1], item[0])):
-            lines.append(f"  {label:<{width}}  {n:>8,}  {n / self.n_cells:>6.1%}")
+        lines += label_lines(self.cells, self.n_cells)
         lines += [f"  not measured, of {t}: {', '.join(g)}" for t, g in self.missing.items()]
         return "\n".join(lines)
 

@@ -39,6 +39,7 @@ from scfm.tools.embedding import (
     vocab_of,
     write_settings,
 )
+from scfm.tools.label_table import label_lines
 from scfm.tools.ontology_labels import Mapped, ontology_annotation, tidied
 from scfm.tools.reference import measured_symbols, rebuild_command
 from scfm.version import __version__
@@ -63,14 +64,12 @@ class AnnotationSummary:
     genes: GeneReport
 
     def __str__(self) -> str:
-        width = max(map(len, self.cells), default=0)
         by = "" if self.vote == "neighbours" else ", one prototype a label"
         lines = [
             f"{self.n_cells:,} cells labelled by {self.n_reference:,} reference cells{by}",
             f"unknown below {self.calibration.threshold:.3g} {_trust(self.calibration)}",
         ]
-        for label, n in sorted(self.cells.items(), key=lambda item: (-item[1], item[0])):
-            lines.append(f"  {label:<{width}}  {n:>8,}  {n / self.n_cells:>6.1%}")
+        lines += label_lines(self.cells, self.n_cells)
         lines += [
             f"  reference cells left out ({why}): {n:,}" for why, n in self.left_out.items() if n
         ]
